@@ -1,0 +1,92 @@
+//! What a worker answers on its control socket: one JSON object a line, one answer a line.
+
+use serde::{Deserialize, Serialize};
+
+/// A request to a worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "kebab-case")]
+pub enum ControlRequest {
+    /// How is it? Answer: [`ControlResponse::Status`].
+    Status,
+    /// Answer when everything that was changed on the brick before this request is durably on the secondary:
+    /// [`ControlResponse::Waited`].
+    Wait {
+        /// Give up after this many milliseconds.
+        timeout_ms: u64,
+    },
+}
+
+/// The answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum ControlResponse {
+    /// To [`ControlRequest::Status`].
+    Status(WorkerStatus),
+    /// To [`ControlRequest::Wait`].
+    Waited {
+        /// Whether everything is there; `false` after the time-out.
+        done: bool,
+        /// How many objects or names are pending because they could not be applied.
+        pending: u64,
+    },
+    /// The request was not understood or could not be carried out.
+    Error {
+        /// Why, for the operator.
+        message: String,
+    },
+}
+
+/// STATUS column, in the words of GlusterFS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum WorkerState {
+    /// Connecting to recorder and agent.
+    Initializing,
+    /// Replicating.
+    Active,
+    /// Ready to take over.
+    Passive,
+    /// Something is wrong; retried by itself.
+    Faulty,
+}
+
+/// CRAWL STATUS column, in the words of GlusterFS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CrawlState {
+    /// Not working.
+    NotApplicable,
+    /// The recorder's crawl is running: the first copy, or catching up after an outage.
+    HybridCrawl,
+    /// Reading what was recorded before the worker started.
+    HistoryCrawl,
+    /// Following the open slice.
+    ChangelogCrawl,
+}
+
+/// How a worker is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// STATUS.
+    pub state: WorkerState,
+    /// CRAWL STATUS.
+    pub crawl: CrawlState,
+    /// All changes before this time are durably on the secondary; seconds since 1970, 0 when none was synced yet.
+    pub last_synced: u64,
+    /// Name changes read and not yet on the secondary.
+    pub entry: u64,
+    /// Objects with changed content read and not yet on the secondary.
+    pub data: u64,
+    /// Objects with changed attributes read and not yet on the secondary.
+    pub meta: u64,
+    /// Pending: could not be applied, retried with back-off.
+    pub failures: u64,
+    /// The oldest pending items with their reasons, for the operator (at most 10).
+    pub failure_reasons: Vec<String>,
+    /// The mark, as text.
+    pub mark: String,
+    /// The last error, empty if there is none.
+    pub error: String,
+    /// Bytes of content handed to the engine since the start.
+    pub sent_bytes: u64,
+    /// Files whose content was sent since the start.
+    pub sent_files: u64,
+}

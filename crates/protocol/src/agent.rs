@@ -1,0 +1,244 @@
+//! Worker and agent over a control channel.
+//!
+//! Each side sends [`MAGIC`](crate::hello::MAGIC), then the worker a frame [`WorkerHello`], the agent a frame
+//! [`AgentHello`]. After that the worker sends [`Request`]s and gets exactly one [`Response`] to each, in order; many
+//! may be under way. The agent carries them out in the order in which they came.
+
+use changelog::Gfid;
+use serde::{Deserialize, Serialize};
+
+use crate::hello::Versions;
+use crate::{Object, Place, Version};
+
+/// The most items in one batch; the agent refuses more.
+pub const MAX_BATCH_ITEMS: usize = 4096;
+
+/// The most pending items that an agent keeps for one replica set; beyond, the mark has to wait.
+pub const MAX_PENDING_ITEMS: usize = 10_000;
+
+/// Who the worker is and what it replicates.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkerHello {
+    /// What the worker speaks.
+    pub versions: Versions,
+    /// Identity of the session (UUID).
+    pub session: [u8; 16],
+    /// Number of the replica set in the volume, from 0.
+    pub replica_set: u32,
+    /// Identity of the brick that is read (UUID); marks are positions in this brick's changelog.
+    pub brick: [u8; 16],
+    /// Fencing number of this ACTIVE.
+    pub epoch: u64,
+}
+
+/// The agent's answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AgentHello {
+    /// Go ahead.
+    Welcome(Welcome),
+    /// Not with me.
+    Refused {
+        /// What the agent speaks.
+        versions: Versions,
+        /// Why.
+        reason: Refusal,
+    },
+}
+
+/// What a worker has to know of the secondary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// What the agent speaks.
+    pub versions: Versions,
+    /// What is stored for this session and replica set.
+    pub stored: Stored,
+    /// Opens stage channels and rsync channels for this connection: 32 characters of lower-case hexadecimal.
+    pub stage_token: String,
+    /// Whether the file system shares extents between files (FICLONE), so that a basis costs nothing.
+    pub can_clone: bool,
+}
+
+/// What the agent keeps for one session and replica set.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Stored {
+    /// The mark, if there is one yet.
+    pub mark: Option<Mark>,
+    /// What is behind the mark and not applied.
+    pub pending: Vec<Pending>,
+}
+
+/// Position in a brick's changelog before which everything is durably on the secondary, except what is pending.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// The brick whose changelog the position is in.
+    pub brick: [u8; 16],
+    /// The position.
+    pub position: changelog::Position,
+    /// Wall clock of the primary, seconds since 1970: all changes before it are on the secondary.
+    pub synced_until: u64,
+}
+
+/// One object or name that could not be applied.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pending {
+    /// What has to be looked at again.
+    pub subject: Subject,
+    /// Why it could not be applied, for the operator.
+    pub reason: String,
+    /// Wall clock of the primary at the first failure, seconds since 1970.
+    pub since: u64,
+}
+
+/// What a pending item is about.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Subject {
+    /// A name, with the objects that may be under it on the secondary.
+    Name(Place, Vec<Gfid>),
+    /// The content of an object.
+    Content(Gfid),
+    /// The attributes of an object.
+    Attributes(Gfid),
+}
+
+/// Why an agent refuses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// No common protocol version.
+    #[error("the agent speaks other protocol versions; install the same release on both sides")]
+    Version,
+    /// A newer ACTIVE has registered.
+    #[error("another worker took over (epoch {current})")]
+    Fenced {
+        /// The epoch that the agent knows.
+        current: u64,
+    },
+    /// The root cannot be used as it is.
+    #[error("the secondary cannot be used: {0}")]
+    Root(String),
+}
+
+/// What the worker asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Make the secondary converge to these statements, in this order. Answer: [`Response::Applied`].
+    Apply(Batch),
+    /// Put a starting point for rsync into the stage for each object. Answer: [`Response::Prepared`].
+    Prepare(Vec<Gfid>),
+    /// Make everything that was acknowledged before durable, then store the mark and the whole pending list.
+    /// Answer: [`Response::Committed`].
+    Commit(Stored),
+    /// Nothing; keeps the connection alive and proves that it is. Answer: [`Response::Pong`].
+    Ping,
+}
+
+/// A set of statements about the primary.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Batch {
+    /// Statements, carried out in order.
+    pub items: Vec<Item>,
+    /// Objects that have no name left on the primary: what is parked of them is removed, after the items.
+    pub gone: Vec<Gfid>,
+}
+
+/// One statement about the primary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Item {
+    /// This name is now this object.
+    ///
+    /// Whatever else is there gives way (parked when it is known, quarantined when it is not). An object that exists
+    /// under `from` is moved, one that exists elsewhere is moved (directory, or parked) or linked (other). One that
+    /// does not exist is made from `object`; a regular file only when its content is in the stage
+    /// ([`Item::Content`]), else the answer is [`Outcome::NeedContent`].
+    Bind {
+        /// The name.
+        place: Place,
+        /// The object.
+        gfid: Gfid,
+        /// The name that the object lost by the same rename.
+        from: Option<Place>,
+        /// The object as it is on the primary.
+        object: Object,
+    },
+    /// This name is no longer this object. Nothing happens when the name is something else. An object that loses
+    /// its last name is parked.
+    Unbind {
+        /// The name.
+        place: Place,
+        /// The object.
+        gfid: Gfid,
+    },
+    /// The object looks like this now; content is left alone. An unknown object: [`Outcome::Unknown`].
+    Attributes {
+        /// The object.
+        gfid: Gfid,
+        /// The object as it is on the primary.
+        object: Object,
+    },
+    /// The content in the stage is complete: it takes the place of the object's content under all its names, at
+    /// once for each name. An object without names keeps it for its next [`Item::Bind`].
+    Content {
+        /// The object.
+        gfid: Gfid,
+        /// The object as it was when the content was read.
+        object: Object,
+    },
+    /// Whether the secondary has this version of the object's content: [`Outcome::Done`] or
+    /// [`Outcome::NeedContent`].
+    Have {
+        /// The object.
+        gfid: Gfid,
+        /// The version.
+        version: Version,
+    },
+}
+
+/// What became of one item.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// True now (or already).
+    Done,
+    /// The content has to come first.
+    NeedContent,
+    /// The directory of the name does not exist here: bind it (and what is above it) first.
+    ParentMissing,
+    /// The name is inside the directory that is to be bound to it: bind the directories above the name first.
+    Loop,
+    /// The object is not known here.
+    Unknown,
+    /// A directory that is gone on the primary still holds objects here.
+    NotEmpty,
+    /// The system refused; nothing was changed by this item.
+    Failed {
+        /// `errno`, 0 if it was not the system.
+        errno: i32,
+        /// What was tried and what was said, for the operator.
+        reason: String,
+    },
+}
+
+/// The agent's answers, in the order of the requests.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// Outcomes of the items and of the gone objects, in order of the request.
+    Applied {
+        /// One for each item.
+        items: Vec<Outcome>,
+        /// One for each gone object.
+        gone: Vec<Outcome>,
+        /// What went to quarantine meanwhile, for the log: one line each.
+        quarantined: Vec<String>,
+    },
+    /// One for each object: whether there is a basis in the stage (else the file is to be sent whole).
+    Prepared(Vec<bool>),
+    /// It is durable.
+    Committed,
+    /// Answer to [`Request::Ping`].
+    Pong {
+        /// Free space for unprivileged users, bytes.
+        free_bytes: u64,
+        /// Free inodes.
+        free_inodes: u64,
+    },
+    /// This connection is over: a newer ACTIVE has registered, or the request was not allowed.
+    Refused(Refusal),
+}

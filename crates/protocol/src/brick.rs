@@ -1,0 +1,150 @@
+//! Worker and recorder over a local socket: what is at a name now, where an object lives now, give me its content.
+//!
+//! The worker sends [`MAGIC`](crate::hello::MAGIC) and a frame [`BrickHello`], then [`BrickRequest`]s; the recorder
+//! answers each with one [`BrickResponse`], in order. Opened files travel as descriptors beside the answer's bytes.
+//! The monitor uses the same socket to attach bricks ([`BrickHello::Admin`]).
+
+use changelog::{Gfid, Position};
+use serde::{Deserialize, Serialize};
+
+use crate::hello::Versions;
+use crate::{Object, Place};
+
+/// The most names or objects in one request; of [`BrickRequest::Open`]: [`MAX_OPEN`].
+pub const MAX_ASKED: usize = 4096;
+
+/// The most objects opened by one request (their descriptors travel in one message).
+pub const MAX_OPEN: usize = 128;
+
+/// The first frame of a connection.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BrickHello {
+    /// Questions about one attached brick follow ([`BrickRequest`]).
+    Brick {
+        /// What the asker speaks.
+        versions: Versions,
+        /// Identity of the brick.
+        brick: [u8; 16],
+    },
+    /// Administration follows ([`AdminRequest`]).
+    Admin {
+        /// What the asker speaks.
+        versions: Versions,
+    },
+}
+
+/// The recorder's answer to [`BrickHello`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BrickWelcome {
+    /// Ask.
+    Ready {
+        /// What the recorder speaks.
+        versions: Versions,
+        /// Directory of the brick's changelog (absolute path, bytes); empty for administration.
+        journal: Vec<u8>,
+    },
+    /// Not possible, with the reason for the operator.
+    Refused(String),
+}
+
+/// What a worker asks about a brick.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BrickRequest {
+    /// Which object is at each of these names now? Answer: [`BrickResponse::Looked`].
+    Look(Vec<Place>),
+    /// What do these objects look like now? Answer: [`BrickResponse::Stated`].
+    Stat(Vec<Gfid>),
+    /// Under which names does each of these objects live now? Answer: [`BrickResponse::Named`].
+    Names(Vec<Gfid>),
+    /// Open these regular files for reading. Answer: [`BrickResponse::Opened`] and the descriptors.
+    Open(Vec<Gfid>),
+    /// Write down everything that was changed before this request; where does the changelog end then?
+    /// Answer: [`BrickResponse::Barrier`].
+    Barrier,
+}
+
+/// The recorder's answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BrickResponse {
+    /// One for each name.
+    Looked(Vec<Look>),
+    /// One for each object; `None` where it is gone.
+    Stated(Vec<Option<Object>>),
+    /// One for each object.
+    Named(Vec<Names>),
+    /// 0 and a descriptor, or an `errno` and none, for each object. `ENOENT`: gone.
+    Opened(Vec<i32>),
+    /// The position behind everything that was changed before the request.
+    Barrier(Position),
+    /// The request could not be answered at all.
+    Failed(String),
+}
+
+/// What is at a name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Look {
+    /// Nothing (also when the directory itself is gone).
+    Absent,
+    /// This object.
+    Present(Gfid, Object),
+    /// Something of which the changelog does not tell yet; a record will follow.
+    Unrecorded,
+    /// It could not be looked at: `errno`.
+    Failed(i32),
+}
+
+/// Where an object lives.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Names {
+    /// Nowhere: it has no name in this brick any more.
+    Gone,
+    /// Under these names, each looked at just now; none where it is alive under names of which the changelog does
+    /// not tell yet (records will follow).
+    Alive(Object, Vec<Place>),
+}
+
+/// What the monitor asks a recorder.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AdminRequest {
+    /// Record this directory from now on (again: nothing happens). Answers when its first crawl has begun and
+    /// events are being collected.
+    Attach {
+        /// Identity of the brick.
+        brick: [u8; 16],
+        /// The directory, absolute.
+        path: Vec<u8>,
+        /// Where changelog and index are kept, absolute, outside of the brick.
+        state: Vec<u8>,
+    },
+    /// Stop recording it; what was seen is written down first.
+    Detach {
+        /// Identity of the brick.
+        brick: [u8; 16],
+    },
+    /// What is attached and how it is.
+    Status,
+}
+
+/// Answers to [`AdminRequest`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AdminResponse {
+    /// Done.
+    Done,
+    /// Not possible; nothing was changed.
+    Failed(String),
+    /// One for each attached brick.
+    Status(Vec<BrickStatus>),
+}
+
+/// How one brick is recorded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BrickStatus {
+    /// Identity of the brick.
+    pub brick: [u8; 16],
+    /// Whether a crawl is running (the changelog is not complete up to now).
+    pub crawling: bool,
+    /// Objects in the index.
+    pub objects: u64,
+    /// The last error, empty if there is none.
+    pub error: String,
+}
