@@ -98,6 +98,8 @@ pub enum Subject {
     Content(Gfid),
     /// The attributes of an object.
     Attributes(Gfid),
+    /// The removal of an object that has no name left on the primary.
+    Gone(Gfid),
 }
 
 /// Why an agent refuses.
