@@ -13,7 +13,7 @@
 //! - [`unproven`]: spans of time that need a look at the brick itself, with the reason
 //! - [`position`], [`reader`]: the journal as one ordered stream
 //! - [`watcher`]: a hint that there is more
-//! - [`writer`]: the recorder's side
+//! - [`writer`], `disk`: the recorder's side
 //! - [`json`], [`history`]: for the operator
 //!
 //! What is lost without a trace: records that GlusterFS had not synced when the power failed (up to
@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod disk;
 pub mod encoding;
 pub mod error;
 pub mod gfid;

@@ -18,7 +18,7 @@ use crate::layout::{HTIME_DIR, OPEN_SLICE, absent};
 use crate::position::Position;
 use crate::record::Record;
 use crate::slice::{SliceReader, SliceStep};
-use crate::unproven::{Reason, Unproven};
+use crate::unproven::{Gap, Reason, Unproven};
 
 /// Slices without records and unproven spans that one call of `read` goes through at most, so that it returns.
 const STEPS_MAX: usize = 1024;
@@ -61,6 +61,8 @@ pub struct JournalReader {
     index: Index,
     /// Rolled slices still to be read, in order.
     pending: VecDeque<SliceRef>,
+    /// Gaps still to be passed, in the order of their keys.
+    gaps: VecDeque<Gap>,
     current: Option<Current>,
     position: Position,
     /// Whether the first position still has to be compared with what the journal has.
@@ -104,6 +106,7 @@ impl JournalReader {
             dir: dir.to_owned(),
             index: Index::new(dir),
             pending: VecDeque::new(),
+            gaps: VecDeque::new(),
             current: None,
             position: from,
             unchecked: true,
@@ -125,6 +128,9 @@ impl JournalReader {
     }
 
     /// Reads up to `max_records` records. Does not wait.
+    ///
+    /// A record that is being written, and damage in the open slice, are the tail until that slice is rolled; what is
+    /// not whole by then is reported.
     ///
     /// # Errors
     /// [`Error::Io`]. What was read in this call before the error is read again by the next one; unproven spans
@@ -193,7 +199,7 @@ impl JournalReader {
                 return Ok(false);
             }
             self.idle = None;
-            self.pending = self.index.refresh(self.position.after)?.into();
+            self.refresh()?;
             if self.unchecked {
                 self.check_start(batch);
                 continue;
@@ -202,13 +208,13 @@ impl JournalReader {
                 return self.enter_rolled(next, batch).map(|()| true);
             }
             let Some(slice) = open else {
-                self.report_gaps(u64::MAX, batch);
+                self.report_gaps(None, batch);
                 self.idle = idle;
                 return Ok(false);
             };
             // The open slice is the next one only if nothing was rolled while the directory was read.
             if is_open(&self.dir, &slice)? {
-                self.report_gaps(u64::MAX, batch);
+                self.report_gaps(None, batch);
                 if self.index.htimes.is_empty() {
                     let from = self.position.after;
                     self.report(Unproven { from, to: None, reason: Reason::NoIndex }, batch);
@@ -238,7 +244,7 @@ impl JournalReader {
     }
 
     fn enter_rolled(&mut self, next: SliceRef, batch: &mut ReadBatch) -> Result<()> {
-        self.report_gaps(next.ts, batch);
+        self.report_gaps(Some(next.ts), batch);
         let slice = match next.place.map(|place| SliceReader::open(&place.path(&self.dir, next.ts))) {
             None => None,
             Some(Ok(slice)) => Some(slice),
@@ -301,9 +307,9 @@ impl JournalReader {
         let was_empty = ours.len() <= HEADER_BYTES && tail == Tail::Complete && current.slice.offset() == ours.len();
         let after = self.position.after;
 
-        let slices = self.index.refresh(after)?;
+        self.refresh()?;
         let mut ts = None;
-        for slice in &slices {
+        for slice in &self.pending {
             let Some(place) = &slice.place else { continue };
             let path = place.path(&self.dir, slice.ts);
             if identity(&path)? == Some((ours.dev(), ours.ino())) {
@@ -311,7 +317,6 @@ impl JournalReader {
                 break;
             }
         }
-        self.pending = slices.into();
         let Some(ts) = ts else {
             // Unlinked because it was empty; otherwise replaced by another one of the same second, or pruned, or
             // named with a time that the journal already had.
@@ -329,16 +334,29 @@ impl JournalReader {
             self.report(Unproven { from: after, to: Some(ts), reason: Reason::ClockBackwards }, batch);
         }
         self.pending.retain(|slice| slice.ts > ts);
-        self.report_gaps(ts, batch);
+        self.report_gaps(Some(ts), batch);
         self.finish(ts, tail, batch)
     }
 
-    /// Reports the gaps that lie between the position and the slice that ends at `until`.
-    fn report_gaps(&mut self, until: u64, batch: &mut ReadBatch) {
-        let after = self.position.after;
-        for gap in self.index.gaps() {
-            if gap.key >= after && (gap.key < until || until == u64::MAX) {
-                self.report(gap.unproven, batch);
+    /// Looks at the directory again; what was known before is forgotten.
+    fn refresh(&mut self) -> Result<()> {
+        self.pending = self.index.refresh(self.position.after)?.into();
+        let mut gaps = self.index.gaps();
+        gaps.sort_by_key(|gap| gap.key);
+        self.gaps = gaps.into();
+        Ok(())
+    }
+
+    /// Reports the gaps that lie between the position and the slice that ends at `until`, or all.
+    fn report_gaps(&mut self, until: Option<u64>, batch: &mut ReadBatch) {
+        while let Some(gap) = self.gaps.front()
+            && until.is_none_or(|until| gap.key < until)
+        {
+            let ahead = gap.key >= self.position.after;
+            let unproven = gap.unproven.clone();
+            self.gaps.pop_front();
+            if ahead {
+                self.report(unproven, batch);
             }
         }
     }
@@ -347,8 +365,6 @@ impl JournalReader {
         if self.reported.contains(&unproven) {
             return;
         }
-        tracing::warn!(dir = %self.dir.display(), position = %self.position, from = unproven.from, to = unproven.to,
-            reason = ?unproven.reason, "span of the journal is unproven");
         self.reported.push(unproven.clone());
         // A thousand missing slices in a row are one span.
         if let Some(last) = batch.unproven.last_mut()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use changelog::{Error, History, JournalOptions, JournalReader, JournalWatch, JournalWatcher, JournalWriter};
 use changelog::{Position, Record};
-use support::{number_of, numbered, read_all, read_rest, seed, writer};
+use support::{number_of, numbered, quick_dir, read_all, read_rest, seed, writer};
 
 const NOW: u64 = 1_795_221_431;
 
@@ -66,7 +66,7 @@ fn rolled_and_open_slices_are_one_stream_and_every_position_resumes() {
 fn every_short_sequence_of_appends_rolls_and_reads_delivers_each_record_once() {
     const LENGTH: u32 = 6;
     for code in 0..4u32.pow(LENGTH) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = quick_dir();
         let mut writer = writer(dir.path(), NOW);
         let mut reader = JournalReader::open(dir.path(), Position::START).unwrap();
         let (mut appended, mut read) = (0, Vec::new());
@@ -99,7 +99,7 @@ fn every_short_sequence_of_appends_rolls_and_reads_delivers_each_record_once() {
 #[test]
 fn a_reader_follows_a_writer_in_another_thread() {
     let mut random = fastrand::Rng::with_seed(seed("CHANGELOG_FOLLOW_SEED"));
-    let dir = tempfile::tempdir().unwrap();
+    let dir = quick_dir();
     let mut journal = writer(dir.path(), NOW);
     const TOTAL: u64 = 20_000;
     let done = AtomicBool::new(false);

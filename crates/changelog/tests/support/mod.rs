@@ -111,3 +111,8 @@ pub fn seed(variable: &str) -> u64 {
     println!("{variable}={seed}");
     seed
 }
+
+/// A directory in memory where there is one: thousands of rolls, with several syncs each.
+pub fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
