@@ -1,0 +1,258 @@
+//! The one thread that owns tree, index and state: requests of all workers in the order in which they came.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+use protocol::agent::{AgentHello, MAX_PENDING_ITEMS, Refusal, Request, Response, Stored, Welcome, WorkerHello};
+use protocol::hello::Versions;
+
+use crate::apply::prepare::{self, MAX_PREPARE};
+use crate::apply::{self, Staging};
+use crate::channel::control::Reply;
+use crate::crawl::open_tree;
+use crate::error::{AgentError, Trouble};
+use crate::private::Private;
+use crate::stage::Stages;
+use crate::state::{State, StateFile};
+use crate::tree::Tree;
+
+/// Jobs that may wait; behind them each worker has its own budget.
+pub const QUEUE_JOBS: usize = 64;
+
+/// What the channels ask for.
+#[derive(Debug)]
+pub enum Job {
+    /// A worker introduces itself.
+    Hello {
+        /// Number of the connection.
+        connection: u64,
+        /// Who it is.
+        hello: WorkerHello,
+        /// Where answers go.
+        replies: Sender<Reply>,
+    },
+    /// A worker asks for something.
+    Request {
+        /// Number of the connection.
+        connection: u64,
+        /// What.
+        request: Request,
+        /// Its size, to be given back with the answer.
+        bytes: usize,
+    },
+    /// A worker is gone.
+    Closed {
+        /// Number of the connection.
+        connection: u64,
+    },
+}
+
+/// Session and replica set.
+type SessionKey = ([u8; 16], u32);
+
+/// A session and replica set with a worker.
+struct Session {
+    file: StateFile,
+    state: State,
+    connection: u64,
+}
+
+/// A welcomed worker.
+struct Connection {
+    key: SessionKey,
+    staging: Staging,
+    replies: Sender<Reply>,
+}
+
+/// The state of the thread.
+pub struct Applier {
+    private: Arc<Private>,
+    stages: Arc<Stages>,
+    /// The tree, or why there is none (any more).
+    tree: Result<Tree, String>,
+    sessions: HashMap<SessionKey, Session>,
+    connections: HashMap<u64, Connection>,
+}
+
+impl Applier {
+    /// Opens the tree; when that fails, workers are told why.
+    pub fn open(private: Arc<Private>, stages: Arc<Stages>, open_directories: usize) -> Applier {
+        let tree = open_tree(private.clone(), open_directories).map_err(|error| {
+            let reason = explain(&error);
+            tracing::error!(reason, "the root cannot be served");
+            reason
+        });
+        Applier { private, stages, tree, sessions: HashMap::new(), connections: HashMap::new() }
+    }
+
+    /// Carries jobs out until all channels are gone, then stops cleanly. Returns whether that worked.
+    pub fn run(mut self, jobs: &Receiver<Job>) -> bool {
+        for job in jobs {
+            match job {
+                Job::Hello { connection, hello, replies } => {
+                    let answer = self.hello(connection, &hello, &replies);
+                    let answer =
+                        answer.unwrap_or_else(|reason| AgentHello::Refused { versions: Versions::ours(), reason });
+                    let _ = replies.send(Reply::Hello(answer));
+                }
+                Job::Request { connection, request, bytes } => self.request(connection, request, bytes),
+                Job::Closed { connection } => self.close(connection),
+            }
+        }
+        self.finish()
+    }
+
+    fn finish(mut self) -> bool {
+        let Ok(tree) = &mut self.tree else { return false };
+        let stopped = tree.sync().map_err(explain_trouble);
+        let stopped = stopped.and_then(|()| self.private.put_clean_marker().map_err(|e| e.to_string()));
+        if let Err(reason) = &stopped {
+            tracing::error!(reason, "no clean stop; the next start makes a new index");
+        }
+        stopped.is_ok()
+    }
+
+    fn hello(&mut self, connection: u64, hello: &WorkerHello, replies: &Sender<Reply>) -> Result<AgentHello, Refusal> {
+        if hello.versions.common(&Versions::ours()).is_none() {
+            return Err(Refusal::Version);
+        }
+        let can_clone = match &self.tree {
+            Ok(tree) => tree.can_clone,
+            Err(reason) => return Err(Refusal::Root(reason.clone())),
+        };
+        let key = (hello.session, hello.replica_set);
+        let (mut file, mut state) = self.take_session(key)?;
+        if hello.epoch < state.epoch {
+            return Err(Refusal::Fenced { current: state.epoch });
+        }
+        if hello.epoch > state.epoch {
+            state.epoch = hello.epoch;
+            file.write(&self.private, &state).map_err(|e| Refusal::Root(format!("the epoch cannot be stored: {e}")))?;
+        }
+        // Only now: a worker that is refused must not cost another one its connection.
+        self.retire(key, state.epoch);
+        let stage = self.stages.create(&self.private);
+        let stage = stage.map_err(|e| Refusal::Root(format!("no stage can be made: {e}")))?;
+        let welcome = Welcome {
+            versions: Versions::ours(),
+            stored: state.stored.clone(),
+            stage_token: stage.token.clone(),
+            can_clone,
+        };
+        tracing::info!(session = %protocol::Gfid(key.0), replica_set = key.1, epoch = hello.epoch, "a worker is here");
+        self.sessions.insert(key, Session { file, state, connection });
+        let staging = Staging::new(stage);
+        self.connections.insert(connection, Connection { key, staging, replies: replies.clone() });
+        Ok(AgentHello::Welcome(welcome))
+    }
+
+    /// What is stored; of a session with a worker the copy in memory is the same.
+    fn take_session(&self, key: SessionKey) -> Result<(StateFile, State), Refusal> {
+        StateFile::open(&self.private, key.0, key.1)
+            .map_err(|e| Refusal::Root(format!("the state cannot be read: {e}")))
+    }
+
+    /// Ends the connection that a session has.
+    fn retire(&mut self, key: SessionKey, current: u64) {
+        let Some(session) = self.sessions.remove(&key) else { return };
+        if let Some(old) = self.connections.remove(&session.connection) {
+            let _ = old.replies.send(Reply::Last(Response::Refused(Refusal::Fenced { current })));
+            self.end_stage(&old);
+        }
+    }
+
+    fn request(&mut self, connection: u64, request: Request, bytes: usize) {
+        // Of a connection that was retired nothing is carried out any more, whatever still waits.
+        let Some(mut worker) = self.connections.remove(&connection) else { return };
+        match self.answer(&mut worker, request) {
+            Ok(response) => {
+                let _ = worker.replies.send(Reply::Response(response, bytes));
+                self.connections.insert(connection, worker);
+            }
+            Err(refusal) => {
+                let _ = worker.replies.send(Reply::Last(Response::Refused(refusal)));
+                self.sessions.remove(&worker.key);
+                self.end_stage(&worker);
+            }
+        }
+    }
+
+    fn answer(&mut self, worker: &mut Connection, request: Request) -> Result<Response, Refusal> {
+        let tree = self.tree.as_mut().map_err(|reason| Refusal::Root(reason.clone()))?;
+        let result = match request {
+            Request::Apply(batch) => apply::batch(tree, &mut worker.staging, &batch),
+            Request::Prepare(gfids) if gfids.len() > MAX_PREPARE => {
+                return Err(Refusal::Root("too many objects in one request".into()));
+            }
+            Request::Prepare(gfids) => prepare::prepare(tree, &worker.staging, &gfids).map(Response::Prepared),
+            Request::Commit(stored) => return self.commit(worker.key, stored),
+            Request::Ping => {
+                let free = rustix::fs::fstatvfs(&self.private.root);
+                let free = free.map_err(|e| Refusal::Root(format!("the file system does not answer: {e}")))?;
+                let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
+                Ok(Response::Pong { free_bytes, free_inodes: free.f_favail })
+            }
+        };
+        result.map_err(|error| self.fail(&error.into()))
+    }
+
+    fn commit(&mut self, key: SessionKey, stored: Stored) -> Result<Response, Refusal> {
+        if stored.pending.len() > MAX_PENDING_ITEMS {
+            return Err(Refusal::Root("the pending list is too long".into()));
+        }
+        let tree = self.tree.as_mut().map_err(|reason| Refusal::Root(reason.clone()))?;
+        match tree.sync() {
+            Ok(()) => {}
+            Err(Trouble::Index(error)) => return Err(self.fail(&error.into())),
+            Err(trouble) => return Err(Refusal::Root(explain_trouble(trouble))),
+        }
+        let session = self.sessions.get_mut(&key).ok_or(Refusal::Fenced { current: 0 })?;
+        session.state.stored = stored;
+        let written = session.file.write(&self.private, &session.state);
+        written.map_err(|e| Refusal::Root(format!("the mark cannot be stored: {e}")))?;
+        Ok(Response::Committed)
+    }
+
+    /// The index is broken: nothing is applied any more, so that the next start finds no marker of a clean stop.
+    fn fail(&mut self, error: &AgentError) -> Refusal {
+        let reason = explain(error);
+        tracing::error!(reason, "the agent cannot go on");
+        self.tree = Err(reason.clone());
+        Refusal::Root(reason)
+    }
+
+    fn close(&mut self, connection: u64) {
+        let Some(worker) = self.connections.remove(&connection) else { return };
+        self.sessions.remove(&worker.key);
+        self.end_stage(&worker);
+    }
+
+    fn end_stage(&mut self, worker: &Connection) {
+        let stage = &worker.staging.stage;
+        self.stages.close(&self.private, stage);
+        if let Ok(tree) = &mut self.tree {
+            tree.in_place.retain(|_, token| *token != stage.token);
+        }
+        let (private, token) = (self.private.clone(), stage.token.clone());
+        std::thread::spawn(move || Stages::remove(&private, &token));
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn explain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        line += &format!(": {cause}");
+        next = cause.source();
+    }
+    line
+}
+
+fn explain_trouble(trouble: Trouble) -> String {
+    match trouble {
+        Trouble::Index(error) => explain(&error),
+        Trouble::Answer(outcome) => format!("{outcome:?}"),
+    }
+}

@@ -1,0 +1,104 @@
+//! What a worker states, carried out: one file for each statement.
+//!
+//! Layout:
+//! - [`plan`]: what becomes of that which is at a name already (pure)
+//! - [`bind`], [`unbind`], [`content`], [`attributes`]: the statements
+//! - [`gone`]: objects without a name on the primary
+//! - [`prepare`]: starting points for rsync
+
+pub mod attributes;
+pub mod bind;
+pub mod content;
+pub mod gone;
+pub mod plan;
+pub mod prepare;
+pub mod unbind;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use protocol::agent::{Batch, Item, MAX_BATCH_ITEMS, Outcome, Response};
+use protocol::{Gfid, Version};
+
+use crate::error::{IndexError, Step, Trouble};
+use crate::stage::Stage;
+use crate::tree::Tree;
+
+/// Passes over the gone objects: directories may be listed before what is in them.
+const MAX_GONE_PASSES: usize = 4;
+
+/// What one control connection has in its stage.
+#[derive(Debug)]
+pub struct Staging {
+    /// The directory.
+    pub stage: Arc<Stage>,
+    /// Contents that wait for a name, with their versions.
+    pub ready: HashMap<Gfid, Version>,
+}
+
+impl Staging {
+    /// Nothing ready yet.
+    pub fn new(stage: Arc<Stage>) -> Staging {
+        Staging { stage, ready: HashMap::new() }
+    }
+}
+
+/// Carries out a batch.
+///
+/// # Errors
+/// [`IndexError`] when nothing further may be done at all; everything else is an outcome of its item.
+pub fn batch(tree: &mut Tree, staging: &mut Staging, batch: &Batch) -> Result<Response, IndexError> {
+    if batch.items.len() > MAX_BATCH_ITEMS || batch.gone.len() > MAX_BATCH_ITEMS {
+        let refused = outcome(Err(Trouble::refused("too many items in one batch")))?;
+        let all = |n: usize| vec![refused.clone(); n.min(MAX_BATCH_ITEMS)];
+        let (items, gone) = (all(batch.items.len()), all(batch.gone.len()));
+        return Ok(Response::Applied { items, gone, quarantined: Vec::new() });
+    }
+    let gone: HashSet<Gfid> = batch.gone.iter().copied().collect();
+    let mut items = Vec::with_capacity(batch.items.len());
+    for statement in &batch.items {
+        items.push(outcome(item(tree, staging, &gone, statement))?);
+    }
+    let gone = remove_gone(tree, staging, &batch.gone)?;
+    outcome(tree.restore_mtimes())?;
+    Ok(Response::Applied { items, gone, quarantined: std::mem::take(&mut tree.quarantined) })
+}
+
+fn item(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, item: &Item) -> Step<()> {
+    match item {
+        Item::Bind { place, gfid, from, object } => {
+            let bind = bind::Bind { place, gfid: *gfid, from: from.as_ref(), object };
+            bind::bind(tree, staging, gone, &bind)
+        }
+        Item::Unbind { place, gfid } => unbind::unbind(tree, gone, place, *gfid),
+        Item::Attributes { gfid, object } => attributes::attributes(tree, staging, *gfid, object),
+        Item::Content { gfid, object } => content::content(tree, staging, *gfid, object),
+        Item::Have { gfid, version } => attributes::have(tree, staging, *gfid, version),
+    }
+}
+
+/// Removes gone objects, in both directions in turn until nothing changes: a directory after what was in it.
+fn remove_gone(tree: &mut Tree, staging: &mut Staging, gone: &[Gfid]) -> Result<Vec<Outcome>, IndexError> {
+    let mut outcomes = vec![Outcome::NotEmpty; gone.len()];
+    let mut order: Vec<usize> = (0..gone.len()).collect();
+    for _ in 0..MAX_GONE_PASSES {
+        for &i in &order {
+            outcomes[i] = outcome(gone::gone(tree, staging, gone[i]))?;
+        }
+        let before = order.len();
+        order.retain(|&i| outcomes[i] == Outcome::NotEmpty);
+        if order.is_empty() || order.len() == before {
+            break;
+        }
+        order.reverse();
+    }
+    Ok(outcomes)
+}
+
+fn outcome(step: Step<()>) -> Result<Outcome, IndexError> {
+    match step {
+        Ok(()) => Ok(Outcome::Done),
+        Err(Trouble::Answer(outcome)) => Ok(outcome),
+        Err(Trouble::Index(error)) => Err(error),
+    }
+}

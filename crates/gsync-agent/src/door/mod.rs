@@ -1,0 +1,67 @@
+//! What ssh (or a local worker) starts: looks at what is asked, and hands it to the one who does it.
+//!
+//! Layout:
+//! - `mod`: what is asked for, and that it is done
+//! - [`words`]: the words of a forced command, checked (pure)
+//! - [`asked`]: what a door says to the agent
+//! - [`connect`]: reaching the agent, starting it when there is none
+//! - [`rsync`]: becoming the rsync server
+//! - [`check`]: what the secondary is like, for the operator
+
+pub mod asked;
+pub mod check;
+pub mod connect;
+pub mod rsync;
+pub mod words;
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use crate::error::AgentError;
+use asked::{Asked, DoorAnswer};
+use words::Task;
+
+/// Does what is asked; returns when it is over.
+///
+/// # Errors
+/// [`AgentError`] with what the operator on the other side has to know.
+pub fn run(root: &Path, asked: &[String], program: &Path) -> Result<(), AgentError> {
+    let system = |tried| move |source| AgentError::System { tried, source };
+    match words::parse(asked)? {
+        Task::Control => pass(root, program, Asked::Control),
+        Task::Stage => pass(root, program, Asked::Stage),
+        Task::Rsync { token, options } => rsync::run(root, &token, &options),
+        Task::Manifest => Err(AgentError::NotAllowed { asked: "gsync manifest (not in this release)".into() }),
+        Task::Check => {
+            let line = check::check(root).to_string() + "\n";
+            std::io::stdout().write_all(line.as_bytes()).map_err(system("writing the answer"))
+        }
+    }
+}
+
+/// Hands stdin and stdout to the agent and waits until it is done with them.
+fn pass(root: &Path, program: &Path, asked: Asked) -> Result<(), AgentError> {
+    let mut agent = connect::connect(root, program, &asked)?;
+    // The agent has its own copies. Ours would keep ssh from seeing the end.
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    let null = null.map_err(|source| AgentError::System { tried: "opening /dev/null", source })?;
+    let _ = rustix::stdio::dup2_stdin(&null);
+    let _ = rustix::stdio::dup2_stdout(&null);
+    // Nothing is said any more: the end is what is waited for.
+    let _ = agent.read(&mut [0]);
+    Ok(())
+}
+
+/// Turns the agent's refusal into the door's.
+fn accepted(answer: DoorAnswer) -> Result<(), AgentError> {
+    match answer {
+        DoorAnswer::Accepted => Ok(()),
+        DoorAnswer::Refused(reason) => Err(AgentError::Unreachable { reason }),
+    }
+}
+
+/// A path to a name below an open directory: the socket's own path may be longer than a socket address.
+fn path_below(dir: &impl AsFd, name: &str) -> String {
+    format!("/proc/self/fd/{}/{name}", dir.as_fd().as_raw_fd())
+}
