@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::htime::Htime;
 use crate::layout::{HTIME_DIR, Place, absent, htime_ts, list_slices};
+use crate::race;
 use crate::seal::Seals;
 use crate::unproven::{Gap, Reason};
 
@@ -62,13 +63,16 @@ impl Index {
     pub(crate) fn refresh(&mut self, after: u64) -> Result<Vec<SliceRef>> {
         self.read_htimes(after)?;
         let indexed: BTreeSet<u64> = self.indexed.keys().copied().collect();
+        race::point();
         let mut listing = list_slices(&self.dir, after)?;
         self.directories += listing.directories;
         let last = listing.files.keys().chain(&indexed).max().copied();
+        race::point();
         if last.is_some() {
             listing = list_slices(&self.dir, after)?;
             self.directories += listing.directories;
         }
+        race::point();
         self.newest = self.newest.max(listing.newest);
         // Once more: a slice listed now may have got its record meanwhile.
         self.read_htimes(after)?;

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::race;
 
 /// Name of the open slice.
 pub const OPEN_SLICE: &str = "CHANGELOG";
@@ -154,6 +155,7 @@ fn date_part(name: &[u8], len: usize) -> Option<u64> {
 /// Lists a directory; of a path that is no directory, or is gone by now, nothing.
 fn entries(path: &Path, listing: &mut Listing) -> Result<Vec<(Vec<u8>, PathBuf)>> {
     listing.directories += 1;
+    race::point();
     let read = match fs::read_dir(path) {
         Ok(read) => read,
         Err(error) if absent(&error) => return Ok(Vec::new()),

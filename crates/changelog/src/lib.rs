@@ -32,6 +32,7 @@ mod index;
 pub mod json;
 pub mod layout;
 pub mod position;
+mod race;
 pub mod reader;
 pub mod record;
 mod seal;

@@ -16,16 +16,13 @@ use crate::header::HEADER_BYTES;
 use crate::index::{Index, SliceRef};
 use crate::layout::{HTIME_DIR, OPEN_SLICE, absent};
 use crate::position::Position;
+use crate::race;
 use crate::record::Record;
 use crate::slice::{SliceReader, SliceStep};
 use crate::unproven::{Gap, Reason, Unproven};
 
 /// Slices without records and unproven spans that one call of `read` goes through at most, so that it returns.
 const STEPS_MAX: usize = 1024;
-
-/// How often a look at the directory is repeated because the brick rolled meanwhile, before the caller is sent away
-/// to come again.
-const LOCATE_TRIES: usize = 16;
 
 /// What one call of [`JournalReader::read`] found.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -167,7 +164,9 @@ impl JournalReader {
                 }
                 continue;
             };
-            match current.slice.read()? {
+            let step = current.slice.read()?;
+            race::point();
+            match step {
                 SliceStep::Record(offset, record) => {
                     batch.records.push((Position { after: self.position.after, offset }, record));
                     self.position.offset = current.slice.offset();
@@ -187,60 +186,55 @@ impl JournalReader {
         Ok(())
     }
 
-    /// Opens the slice at the position. False where there is none yet, or the directory does not hold still.
+    /// Opens the slice at the position. False where there is none yet.
     fn locate(&mut self, batch: &mut ReadBatch) -> Result<bool> {
         if let Some(next) = self.pending.pop_front() {
             return self.enter_rolled(next, batch).map(|()| true);
         }
-        for _ in 0..LOCATE_TRIES {
-            let open = self.open_slice()?;
-            let idle = self.idle_signature();
-            if open.is_none() && self.idle.is_some() && self.idle == idle {
-                return Ok(false);
-            }
-            self.idle = None;
-            self.refresh()?;
-            if self.unchecked {
-                self.check_start(batch);
-                continue;
-            }
-            if let Some(next) = self.pending.pop_front() {
-                return self.enter_rolled(next, batch).map(|()| true);
-            }
-            let Some(slice) = open else {
-                self.report_gaps(None, batch);
-                self.idle = idle;
-                return Ok(false);
-            };
-            // The open slice is the next one only if nothing was rolled while the directory was read.
-            if is_open(&self.dir, &slice)? {
-                self.report_gaps(None, batch);
-                if self.index.htimes.is_empty() {
-                    let from = self.position.after;
-                    self.report(Unproven { from, to: None, reason: Reason::NoIndex }, batch);
-                }
-                self.enter(slice, Kind::Open, batch)?;
-                return Ok(true);
-            }
+        // Before the listing: every slice before this one was named before this one was made, so that a listing which
+        // begins now shows it. If none is shown, this one is next, whatever its name is by then.
+        let open = self.open_slice()?;
+        race::point();
+        let idle = self.idle_signature();
+        if open.is_none() && self.idle.is_some() && self.idle == idle {
+            return Ok(false);
         }
-        Ok(false)
+        self.idle = None;
+        self.refresh()?;
+        race::point();
+        if self.unchecked && self.check_start(batch) {
+            self.refresh()?;
+        }
+        if let Some(next) = self.pending.pop_front() {
+            return self.enter_rolled(next, batch).map(|()| true);
+        }
+        self.report_gaps(None, batch);
+        let Some(slice) = open else {
+            self.idle = idle;
+            return Ok(false);
+        };
+        if self.index.htimes.is_empty() {
+            let from = self.position.after;
+            self.report(Unproven { from, to: None, reason: Reason::NoIndex }, batch);
+        }
+        self.enter(slice, Kind::Open, batch)?;
+        Ok(true)
     }
 
-    /// Compares the first position with what the journal has.
-    fn check_start(&mut self, batch: &mut ReadBatch) {
+    /// Compares the first position with what the journal has; says whether it had to be moved.
+    fn check_start(&mut self, batch: &mut ReadBatch) -> bool {
         self.unchecked = false;
         let Position { after, .. } = self.position;
-        if after == 0 {
-            return;
-        }
-        if let Some(begins) = self.index.begins().filter(|&begins| after < begins) {
+        if let Some(begins) = self.index.begins().filter(|&begins| 0 < after && after < begins) {
             self.report(Unproven { from: after, to: Some(begins), reason: Reason::BeforeIndex }, batch);
         }
-        if after > self.index.newest {
+        let unknown = after > self.index.newest;
+        if unknown {
             let from = self.index.newest;
             self.report(Unproven { from, to: None, reason: Reason::PositionUnknown }, batch);
             self.position = Position { after: from, offset: 0 };
         }
+        unknown
     }
 
     fn enter_rolled(&mut self, next: SliceRef, batch: &mut ReadBatch) -> Result<()> {
@@ -307,6 +301,7 @@ impl JournalReader {
         let was_empty = ours.len() <= HEADER_BYTES && tail == Tail::Complete && current.slice.offset() == ours.len();
         let after = self.position.after;
 
+        race::point();
         self.refresh()?;
         let mut ts = None;
         for slice in &self.pending {
@@ -438,3 +433,6 @@ fn identity(path: &Path) -> Result<Option<(u64, u64)>> {
 fn is_no_file(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
+
+#[cfg(test)]
+mod tests;

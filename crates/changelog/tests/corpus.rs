@@ -345,8 +345,12 @@ fn the_journal_of_a_brick_is_the_concatenation_of_its_slices() {
         assert_eq!(records.iter().map(|(_, record)| record.clone()).collect::<Vec<_>>(), expected, "{brick}");
         assert_eq!(unproven.iter().map(|span| span.reason).collect::<Vec<_>>(), [Reason::ChangelogOff], "{brick}");
         assert_eq!(read_all(&journal_of(brick), tail).0, []);
-        for at in (0..records.len()).step_by(97) {
-            assert_eq!(read_all(&journal_of(brick), records[at].0).0, records[at..], "{brick} {at}");
+        for at in (0..records.len()).step_by(97).chain([records.len() - 1]) {
+            let (rest, ahead, _) = read_all(&journal_of(brick), records[at].0);
+            assert_eq!(rest, records[at..], "{brick} {at}");
+            // The gap is ahead of all positions before it and of none behind it.
+            let before_gap = unproven[0].to.is_some_and(|to| records[at].0.after < to);
+            assert_eq!(ahead, if before_gap { unproven.clone() } else { vec![] }, "{brick} {at}");
         }
     }
 }

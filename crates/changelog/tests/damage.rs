@@ -295,18 +295,22 @@ fn switching_off_and_on_under_a_reader_is_reported_once() {
     fs::remove_file(dir.path().join("CHANGELOG")).unwrap();
     fs::write(dir.path().join(format!("htime/HTIME.{}", NOW + 60)), "").unwrap();
     let mut journal = writer(dir.path(), NOW + 60);
-    journal.append(&[numbered(1)]).unwrap();
     let mut unproven = Vec::new();
     for round in 0..5 {
+        // Empty slices do not move the position over the gap.
+        journal.roll(NOW + 61 + round).unwrap();
+        if round == 3 {
+            journal.append(&[numbered(1)]).unwrap();
+        }
         let batch = reader.read(10).unwrap();
-        assert_eq!(batch.records.len(), usize::from(round == 0));
+        assert_eq!(batch.records.len(), usize::from(round == 3));
         unproven.extend(batch.unproven);
     }
     assert_eq!(unproven, [Unproven { from: NOW + 5, to: Some(NOW + 60), reason: Reason::ChangelogOff }]);
     // Behind the gap a position does not have it any more.
     journal.roll(NOW + 70).unwrap();
     let position = reader.read(10).unwrap().next;
-    assert_eq!(position.after, NOW + 70);
+    assert_eq!(position.after, NOW + 65);
     assert_eq!(read(dir.path(), position).unwrap().1, []);
 }
 

@@ -101,7 +101,7 @@ fn a_reader_follows_a_writer_in_another_thread() {
     let mut random = fastrand::Rng::with_seed(seed("CHANGELOG_FOLLOW_SEED"));
     let dir = quick_dir();
     let mut journal = writer(dir.path(), NOW);
-    const TOTAL: u64 = 20_000;
+    const TOTAL: u64 = 60_000;
     let done = AtomicBool::new(false);
     let writer_seed = random.u64(..);
     std::thread::scope(|scope| {
@@ -109,7 +109,7 @@ fn a_reader_follows_a_writer_in_another_thread() {
             let mut random = fastrand::Rng::with_seed(writer_seed);
             let (mut appended, mut now) = (0, NOW);
             while appended < TOTAL {
-                let count = random.u64(1..200).min(TOTAL - appended);
+                let count = random.u64(1..60).min(TOTAL - appended);
                 append(&mut journal, appended..appended + count);
                 appended += count;
                 for _ in 0..random.usize(0..3) {
