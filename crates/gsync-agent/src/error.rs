@@ -42,6 +42,9 @@ pub enum AgentError {
     /// A channel ended or its peer does not speak our protocol. The worker connects again.
     #[error("a channel ended")]
     Channel(#[from] FrameError),
+    /// The comparison with the primary ended. Asked for again, it starts anew.
+    #[error("the comparison ended")]
+    Manifest(#[from] verify::VerifyError),
     /// What was asked is not on the list of what a door does.
     #[error("not something that this door does: {asked}")]
     NotAllowed {

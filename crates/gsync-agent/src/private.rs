@@ -85,7 +85,12 @@ impl Private {
         let flags = OFlags::RDWR | OFlags::CREATE;
         let file = beneath::open_file(self.base.as_fd(), LOCK, flags, Mode::RUSR | Mode::WUSR)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
+            Ok(()) => {
+                // For the operator: who it is.
+                rustix::fs::ftruncate(&file, 0)?;
+                rustix::io::write(&file, format!("{}\n", std::process::id()).as_bytes())?;
+                Ok(Some(file))
+            }
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(e.into()),
         }

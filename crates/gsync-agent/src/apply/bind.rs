@@ -166,7 +166,7 @@ fn put(tree: &mut Tree, gone: &HashSet<Gfid>, bind: &Bind<'_>, at: At, source: &
                 }
                 return Err(trouble);
             }
-            dispose(tree, keep, other, &aside)
+            dispose(tree, keep, other, &aside, target)
         }
     }
 }
@@ -194,7 +194,7 @@ fn add_link(tree: &mut Tree, gone: &HashSet<Gfid>, bind: &Bind<'_>, at: At, sour
                 tree.unlink(Some(bind.gfid), &aside)?;
                 return Err(trouble);
             }
-            dispose(tree, keep, other, &aside)
+            dispose(tree, keep, other, &aside, target)
         }
     }
 }
@@ -231,14 +231,14 @@ fn displaced(tree: &mut Tree, keep: Keep, at: At, target: &Spot) -> Step<()> {
 }
 
 /// After an exchange: the occupant goes from the place aside to where it belongs.
-fn dispose(tree: &mut Tree, keep: Keep, other: Option<Gfid>, aside: &Spot) -> Step<()> {
+fn dispose(tree: &mut Tree, keep: Keep, other: Option<Gfid>, aside: &Spot, target: &Spot) -> Step<()> {
     match (keep, other) {
         (Keep::Park, Some(gfid)) => tree.park(gfid, aside).map(drop),
         (Keep::Drop, Some(gfid)) => {
             tree.unlink(Some(gfid), aside)?;
             forget_nameless(tree, keep, gfid)
         }
-        _ => tree.quarantine(aside),
+        _ => tree.quarantine_as(aside, target),
     }
 }
 

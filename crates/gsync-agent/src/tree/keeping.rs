@@ -58,7 +58,15 @@ impl Tree {
     /// # Errors
     /// [`crate::error::Trouble`].
     pub fn quarantine(&mut self, spot: &Spot) -> Step<()> {
-        self.into_quarantine(spot, |from, to| {
+        self.quarantine_as(spot, spot)
+    }
+
+    /// Moves what is at a spot to quarantine, under the name that it was found at.
+    ///
+    /// # Errors
+    /// [`crate::error::Trouble`].
+    pub fn quarantine_as(&mut self, spot: &Spot, found_at: &Spot) -> Step<()> {
+        self.into_quarantine(spot, found_at, |from, to| {
             rustix::fs::renameat_with(
                 &from.dir,
                 from.name.as_slice(),
@@ -74,24 +82,30 @@ impl Tree {
     /// # Errors
     /// [`crate::error::Trouble`].
     pub fn link_into_quarantine(&mut self, spot: &Spot) -> Step<()> {
-        self.into_quarantine(spot, |from, to| {
+        self.into_quarantine(spot, spot, |from, to| {
             let flags = rustix::fs::AtFlags::empty();
             rustix::fs::linkat(&from.dir, from.name.as_slice(), &to.dir, to.name.as_slice(), flags)
         })
     }
 
-    fn into_quarantine(&mut self, spot: &Spot, how: impl Fn(&Spot, &Spot) -> rustix::io::Result<()>) -> Step<()> {
+    fn into_quarantine(
+        &mut self,
+        spot: &Spot,
+        found_at: &Spot,
+        how: impl Fn(&Spot, &Spot) -> rustix::io::Result<()>,
+    ) -> Step<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         for _ in 0..MAX_TRIES {
             let mut name = format!("{now}-{}-", self.next_number()).into_bytes();
-            name.extend_from_slice(&spot.name[..spot.name.len().min(KEPT_NAME_BYTES)]);
+            name.extend_from_slice(&found_at.name[..found_at.name.len().min(KEPT_NAME_BYTES)]);
             let to = Spot::unindexed(&self.private.quarantine, name);
             match how(spot, &to) {
                 Err(Errno::EXIST) => continue,
                 other => other.tried("move to quarantine")?,
             }
-            let from = spot.place.as_ref().map_or(Gfid::PARKING, |place| place.parent);
-            let line = format!("{from}/{} -> .gsync/quarantine/{}", spot.name.escape_ascii(), to.name.escape_ascii());
+            let from = found_at.place.as_ref().map_or(Gfid::PARKING, |place| place.parent);
+            let line =
+                format!("{from}/{} -> .gsync/quarantine/{}", found_at.name.escape_ascii(), to.name.escape_ascii());
             tracing::warn!(line, "something unknown went to quarantine");
             self.quarantined.push(line);
             if let Some(place) = &spot.place {
