@@ -39,7 +39,7 @@ pub fn open_tree(private: Arc<Private>, open_directories: usize) -> Result<Tree,
         std::fs::rename(&index_path, &old_path).map_err(own(INDEX))?;
     }
     let old = OldIndex::open(&old_path);
-    let mut tree = Tree::new(private, Index::open(&index_path)?, can_clone, open_directories);
+    let mut tree = Tree::new(private, Index::create(&index_path)?, can_clone, open_directories);
     tracing::info!(has_old_index = old.is_some(), "the index is made again from the stamps");
     let mut crawl = Crawl { tree: &mut tree, old, objects: 0 };
     crawl.run().map_err(explain)?;
@@ -66,6 +66,7 @@ impl Crawl<'_> {
         self.finish_relinks()?;
         self.tree.touched.clear();
         self.tree.quarantined.clear();
+        self.tree.index.set_complete()?;
         self.tree.sync()
     }
 

@@ -83,6 +83,9 @@ pub enum IndexError {
         /// The format number in it.
         found: u64,
     },
+    /// The crawl that made it did not end.
+    #[error("the index is not complete")]
+    Incomplete,
     /// A row cannot be understood.
     #[error("the row of {gfid} in the index is damaged")]
     Row {

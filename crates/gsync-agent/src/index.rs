@@ -20,7 +20,7 @@ const CHANGES_PER_COMMIT: u32 = 1000;
 /// Pages that the store keeps in memory, bytes.
 const CACHE_BYTES: usize = 64 << 20;
 
-/// Number of the format, under `format`.
+/// Number of the format under `format`; 1 under `complete` when a crawl has ended.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// GFID to [`Row`].
 const OBJECTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("objects");
@@ -56,26 +56,48 @@ pub struct Index {
 }
 
 impl Index {
-    /// Opens an index, or makes an empty one.
+    /// Makes an empty index.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn create(path: impl AsRef<Path>) -> Result<Index, IndexError> {
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let transaction = database.begin_write()?;
+        transaction.open_table(META)?.insert("format", FORMAT)?;
+        transaction.open_table(OBJECTS)?;
+        transaction.open_table(NAMES)?;
+        transaction.open_table(TO_CRAWL)?;
+        Ok(Index { transaction: Some(transaction), database, changes: 0 })
+    }
+
+    /// Opens an index that is complete.
     ///
     /// # Errors
     /// [`IndexError`]: make a new one.
     pub fn open(path: impl AsRef<Path>) -> Result<Index, IndexError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
         let transaction = database.begin_write()?;
         {
-            let mut meta = transaction.open_table(META)?;
-            let found = meta.get("format")?.map(|v| v.value());
-            match found {
-                None => drop(meta.insert("format", FORMAT)?),
-                Some(FORMAT) => {}
-                Some(found) => return Err(IndexError::Format { found }),
+            let meta = transaction.open_table(META)?;
+            let value = |key| -> Result<u64, IndexError> { Ok(meta.get(key)?.map_or(0, |v| v.value())) };
+            let found = value("format")?;
+            if found != FORMAT {
+                return Err(IndexError::Format { found });
             }
-            transaction.open_table(OBJECTS)?;
-            transaction.open_table(NAMES)?;
-            transaction.open_table(TO_CRAWL)?;
+            if value("complete")? != 1 {
+                return Err(IndexError::Incomplete);
+            }
         }
         Ok(Index { transaction: Some(transaction), database, changes: 0 })
+    }
+
+    /// Says that everything below the root is in the index.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn set_complete(&mut self) -> Result<(), IndexError> {
+        self.transaction().open_table(META)?.insert("complete", 1)?;
+        self.changed()
     }
 
     /// What is known of an object.

@@ -108,8 +108,9 @@ fn an_older_worker_is_refused_also_on_an_open_connection() {
     // A newer one takes over: whatever the older one says, also what is under way, is not carried out.
     let mut new = Worker::connect(root.path(), 6);
     let item = bind(ROOT, "late", gfid(2), Kind::Directory);
-    let late = old.request(&Request::Apply(protocol::agent::Batch { items: vec![item], gone: vec![] }));
-    assert!(matches!(late, Err(_) | Ok(Response::Refused(Refusal::Fenced { current: 6 }))), "{late:?}");
+    let _ = old.door.send(&Request::Apply(protocol::agent::Batch { items: vec![item], gone: vec![] }));
+    let refused = old.door.receive::<Response>().unwrap();
+    assert_eq!(refused, Response::Refused(Refusal::Fenced { current: 6 }));
     assert!(old.door.receive::<Response>().is_err());
     assert!(!root.path().join("late").exists());
     assert!(send_file(&mut channel, gfid(3), b"late").is_err());
@@ -193,7 +194,7 @@ fn files_with_holes_and_errors_come_through_a_stage_channel() {
     let mut worker = Worker::connect(root.path(), 1);
     let mut channel = worker.stage_channel();
     // A piece far behind a hole, and a hole at the end.
-    let (hole, size) = (3 << 30, (3 << 30) + 5_000_000);
+    let (hole, size): (u64, u64) = (3 << 30, (3 << 30) + 5_000_000);
     let mut bytes = entry(&format!("{}/0", gfid(1)), b"start");
     bytes.extend(entry(&format!("{}/{hole}", gfid(1)), b"far"));
     bytes.extend(entry(&format!("{}/end/{size}", gfid(1)), b""));
@@ -250,9 +251,7 @@ fn malformed_streams_end_their_channel_and_nothing_else() {
         ["", "-1", "+1", "1/2", "end", "end/", "end/x", "99999999999999999999", "9223372036854775807", "0/../.."]
     {
         let name = format!("{one}/{rest}");
-        if tar::Header::new_ustar().set_path(&name).is_ok() {
-            streams.push(entry(&name, b"x"));
-        }
+        streams.push(entry(&name, b"x"));
     }
     streams.push(entry(&format!("{one}/0"), &vec![1; protocol::stage::MAX_PIECE_BYTES + 1]));
     for (i, stream) in streams.iter().enumerate() {
@@ -442,7 +441,7 @@ fn the_real_rsync_sends_new_files_and_differences() {
         let mut random = fastrand::Rng::with_seed(5);
         let mut content: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(8 << 20).collect();
         let source = sources.path().join(gfid(1).to_string());
-        let mut send = |worker: &mut Worker, content: &[u8], version: u32| -> u64 {
+        let send = |worker: &mut Worker, content: &[u8], version: u32| -> u64 {
             std::fs::write(&source, content).unwrap();
             let file = std::fs::File::open(&source).unwrap();
             let object = file_object(content, version);
@@ -497,7 +496,8 @@ fn try_rsync(root: &Path, sources: &Path, token: &str, gfid: Gfid) -> Option<u64
     command.arg("-e").arg(format!("{AGENT} door --root {} --", root.display()));
     command.arg(format!("{}/", sources.display())).arg(format!("{}:{token}/", protocol::rsync::LOCAL_HOST));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(format!("{gfid}\0").as_bytes()).unwrap();
+    // Fails when the door refuses before.
+    let _ = child.stdin.take().unwrap().write_all(format!("{gfid}\0").as_bytes());
     let output = child.wait_with_output().unwrap();
     if !output.status.success() {
         eprintln!("rsync: {}", String::from_utf8_lossy(&output.stderr));
