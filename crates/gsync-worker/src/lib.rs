@@ -1,6 +1,28 @@
 //! One brick: journal, dirty set, plan, apply, mark.
+//!
+//! Layout, in the order in which a change passes:
+//! - [`journal`]: follows the brick's changelog
+//! - [`dirty`]: what has to be looked at, in tables of [`work`]
+//! - [`brick`]: the questions to the brick's recorder
+//! - [`plan`]: from what was seen to what is stated to the secondary (pure)
+//! - [`transfer`]: carries contents
+//! - [`core`]: the state machine that decides what is done next (pure)
+//! - [`session`]: carries out what it decides over one connection; [`run`] connects again when that breaks
+//! - [`config`], [`control`], [`server`], [`shared`]: what a worker is told, is asked, answers and shows
 
 #![forbid(unsafe_code)]
 
+pub mod brick;
 pub mod config;
 pub mod control;
+pub mod core;
+pub mod dirty;
+pub mod error;
+pub mod journal;
+pub mod plan;
+pub mod run;
+pub mod server;
+pub mod session;
+pub mod shared;
+pub mod transfer;
+pub mod work;

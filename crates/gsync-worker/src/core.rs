@@ -1,0 +1,620 @@
+//! What the worker does next: a state machine without I/O and clock of its own.
+//!
+//! Events go in, effects come out. The shell carries effects out and brings what came of them back as events.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use changelog::{Position, Record};
+use protocol::agent::{Batch, Mark, Outcome, Stored};
+use protocol::{Gfid, Object, Place};
+
+use crate::dirty::{ContentHint, Dirty, NameHint, NoHint};
+use crate::plan::{self, Arrived, Origin, Round, Statements, Survey};
+use crate::work::{Hint, Table};
+
+/// Names looked at in one round: large enough that a round trip costs little, small enough that the next round is
+/// looked at while the secondary works on this one.
+const ROUND_NAMES: usize = 512;
+
+/// Objects described or told to be gone in one round.
+const ROUND_OBJECTS: usize = 256;
+
+/// Batches on their way to the secondary: back-pressure instead of memory.
+const MAX_BATCHES: usize = 8;
+
+/// Weight of the dirty set (keys and names' records) beyond which the changelog is not read on: about 50 MiB.
+const MAX_DIRTY: usize = 100_000;
+
+/// A file that somebody keeps writing to is sent as it is after this time (it is not one state of the file then;
+/// docs/operations.md says so).
+const UNSTABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a name waits for the record that tells where its object went.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What fails this long and this often lets the mark pass and is kept in the pending list.
+const GIVE_UP_AFTER: (Duration, u32) = (Duration::from_secs(10), 8);
+
+/// An idle worker stores its mark this often, so that the time in it is not too old.
+const CLOCK_STEP_SECS: u64 = 60;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Records were read.
+    Records {
+        /// The records.
+        records: Vec<(Position, Record)>,
+        /// Behind the last.
+        next: Position,
+        /// Nothing more is there for now.
+        at_tail: bool,
+        /// Wall clock: all changes before this time are among what was read so far; 0 when it is not known.
+        read_until: u64,
+    },
+    /// A round was surveyed.
+    Surveyed(Round, Survey),
+    /// Contents were carried (or not).
+    Transferred(Vec<Transferred>),
+    /// A batch was answered.
+    Applied {
+        /// Of which batch.
+        ticket: u64,
+        /// One for each item.
+        items: Vec<Outcome>,
+        /// One for each gone object.
+        gone: Vec<Outcome>,
+        /// Objects that gave way and have no name on the secondary now.
+        parked: Vec<Gfid>,
+    },
+    /// The last [`Effect::Commit`] is durable.
+    Committed,
+}
+
+/// What to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Look at the brick: [`Event::Surveyed`].
+    Survey(Round),
+    /// Open, and send into the stage: [`Event::Transferred`].
+    Transfer(Vec<TransferJob>),
+    /// Send: [`Event::Applied`]. Batches are sent in the order of these effects.
+    Apply(u64, Batch),
+    /// Store: [`Event::Committed`].
+    Commit(Stored),
+}
+
+/// One file to send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TransferJob {
+    /// The object.
+    pub gfid: Gfid,
+    /// Although the secondary may have this version.
+    pub hard: bool,
+    /// Although somebody is writing to it.
+    pub accept_unstable: bool,
+}
+
+/// What became of one file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transferred {
+    /// The object.
+    pub gfid: Gfid,
+    /// What became of its content.
+    pub state: TransferState,
+}
+
+/// What became of a file's content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TransferState {
+    /// It is in the stage.
+    Staged(Object),
+    /// The secondary has it.
+    Current(Object),
+    /// Somebody is writing to it.
+    Busy,
+    /// It is gone, or no regular file.
+    Missing,
+    /// It failed, for this reason.
+    Failed(String),
+}
+
+/// What a batch on its way is about.
+#[derive(Debug)]
+struct Ticket {
+    origins: Vec<Origin>,
+    /// Objects that are told to be gone, and whether that was the round's own task for them.
+    gone: Vec<(Gfid, bool)>,
+}
+
+/// The worker's state.
+#[derive(Debug)]
+pub struct Core {
+    /// The dirty set.
+    pub dirty: Dirty,
+    /// Files whose content is over there, to be stated by the next rounds.
+    arrived: VecDeque<Arrived>,
+    /// Names of new files that wait for the content of their object.
+    waiting: HashMap<Gfid, Vec<Place>>,
+    tickets: HashMap<u64, Ticket>,
+    next_ticket: u64,
+    surveying: bool,
+    transfers: usize,
+    max_transfers: usize,
+    transfer_files: usize,
+    /// Behind the last record that was read.
+    read_to: Position,
+    /// Whether the changelog that was there when the worker connected has been read.
+    live: bool,
+    /// Whether contents that are asked for cannot be on the secondary already.
+    hard: bool,
+    /// The newest mark that was handed out to be stored: the mark never goes back.
+    floor: Position,
+    /// Wall clock times that belong to reading positions.
+    clock: VecDeque<(Position, u64)>,
+    synced_until: u64,
+    committed: Option<Stored>,
+    committing: Option<Stored>,
+    brick: [u8; 16],
+    /// Wall clock, set by the shell with each event.
+    pub wall_secs: u64,
+}
+
+impl Core {
+    /// Begins where the mark is.
+    ///
+    /// `limits`: how many calls of the engine may be under way, with how many files each.
+    pub fn new(brick: [u8; 16], stored: Stored, limits: (usize, usize), now: Instant) -> Core {
+        let mark = stored.mark.clone().filter(|m| m.brick == brick);
+        let read_to = mark.as_ref().map_or(Position::START, |m| m.position);
+        let synced_until = mark.as_ref().map_or(0, |m| m.synced_until);
+        let mut dirty = Dirty::default();
+        dirty.restore(stored.pending.clone(), read_to, now);
+        Core {
+            dirty,
+            arrived: VecDeque::new(),
+            waiting: HashMap::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            surveying: false,
+            transfers: 0,
+            max_transfers: limits.0,
+            transfer_files: limits.1,
+            read_to,
+            live: false,
+            hard: mark.is_none(),
+            floor: read_to,
+            clock: VecDeque::new(),
+            synced_until,
+            committed: Some(stored),
+            committing: None,
+            brick,
+            wall_secs: 0,
+        }
+    }
+
+    /// Takes in what the secondary has parked from former connections: each is gone, or has to be bound.
+    pub fn restore_parked(&mut self, parked: &[Gfid], now: Instant) {
+        for gfid in parked {
+            self.dirty.gone.mark(*gfid, self.read_to, NoHint, now);
+        }
+    }
+
+    /// Takes in an event and says what to do.
+    pub fn apply(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Records { records, next, at_tail, read_until } => {
+                self.read(records, next, read_until, now);
+                // What comes after the tail was reached is changed while we watch.
+                self.live |= at_tail;
+                self.hard |= at_tail;
+            }
+            Event::Surveyed(round, survey) => self.surveyed(&round, &survey, now, &mut effects),
+            Event::Transferred(files) => self.transferred(files, now),
+            Event::Applied { ticket, items, gone, parked } => self.applied(ticket, &items, &gone, &parked, now),
+            Event::Committed => self.committed = self.committing.take(),
+        }
+        self.go_on(now, &mut effects);
+        effects
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.go_on(now, &mut effects);
+        effects
+    }
+
+    /// Whether the changelog should be read on.
+    pub fn wants_records(&self) -> bool {
+        self.dirty.weight() < MAX_DIRTY
+    }
+
+    /// The position before which everything is on the secondary or pending.
+    pub fn mark(&self) -> Position {
+        self.dirty.oldest().unwrap_or(self.read_to).min(self.read_to).max(self.floor)
+    }
+
+    /// The mark that is durable, and whether the pending list that belongs to it is.
+    pub fn durable_mark(&self) -> Option<Position> {
+        self.committed.as_ref().and_then(|s| s.mark.as_ref()).map(|m| m.position)
+    }
+
+    /// All changes before this time are on the secondary.
+    pub fn synced_until(&self) -> u64 {
+        self.synced_until
+    }
+
+    /// Whether nothing is under way or to be done.
+    pub fn is_idle(&self) -> bool {
+        self.dirty.is_settled() && self.is_quiet()
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_quiet(&self) -> bool {
+        self.tickets.is_empty() && !self.surveying && self.transfers == 0
+    }
+
+    /// Whether there is something to store.
+    pub fn has_news(&self) -> bool {
+        let mark = Mark { brick: self.brick, position: self.mark(), synced_until: self.synced_until };
+        self.committing.is_none()
+            && !self.committed.as_ref().is_some_and(|old| is_stored(old, &self.dirty.stored(mark)))
+    }
+
+    /// Takes in an event of a worker that is stopping: only batches are sent for what was under way.
+    pub fn settle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Applied { ticket, items, gone, parked } => self.applied(ticket, &items, &gone, &parked, now),
+            Event::Committed => self.committed = self.committing.take(),
+            Event::Surveyed(round, survey) => self.surveyed(&round, &survey, now, &mut effects),
+            Event::Transferred(files) => self.transferred(files, now),
+            Event::Records { .. } => {}
+        }
+        effects
+    }
+
+    /// Whether the changelog that was there at the start has been read.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// What to store, if it is not stored yet and nothing is being stored.
+    pub fn commit(&mut self) -> Option<Effect> {
+        if self.committing.is_some() {
+            return None;
+        }
+        let mark = Mark { brick: self.brick, position: self.mark(), synced_until: self.advance_clock() };
+        let stored = self.dirty.stored(mark);
+        if self.committed.as_ref().is_some_and(|old| is_stored(old, &stored)) {
+            return None;
+        }
+        self.floor = self.mark();
+        self.committing = Some(stored.clone());
+        Some(Effect::Commit(stored))
+    }
+
+    fn advance_clock(&mut self) -> u64 {
+        let mark = self.mark();
+        while let Some((position, time)) = self.clock.front() {
+            if *position > mark {
+                break;
+            }
+            self.synced_until = self.synced_until.max(*time);
+            self.clock.pop_front();
+        }
+        self.synced_until
+    }
+
+    fn read(&mut self, records: Vec<(Position, Record)>, next: Position, read_until: u64, now: Instant) {
+        for (position, record) in records {
+            self.dirty.absorb(position, record, self.hard, now);
+        }
+        self.read_to = self.read_to.max(next);
+        if read_until > 0 {
+            match self.clock.back_mut() {
+                Some((position, time)) if *position == next => *time = (*time).max(read_until),
+                _ => self.clock.push_back((next, read_until)),
+            }
+        }
+    }
+
+    /// Starts whatever can be started.
+    fn go_on(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.dirty.wake(now);
+        if !self.surveying && self.tickets.len() < MAX_BATCHES {
+            let round = self.next_round();
+            if round != Round::default() {
+                self.surveying = true;
+                effects.push(Effect::Survey(round));
+            }
+        }
+        while self.transfers < self.max_transfers && self.tickets.len() < MAX_BATCHES {
+            let jobs = self.next_transfers(now);
+            if jobs.is_empty() {
+                break;
+            }
+            self.transfers += 1;
+            effects.push(Effect::Transfer(jobs));
+        }
+    }
+
+    fn next_round(&mut self) -> Round {
+        let mut round = Round::default();
+        for (place, hint) in self.dirty.names.take(ROUND_NAMES) {
+            // A new file's name comes with its content.
+            match hint.fresh {
+                Some(gfid) if self.dirty.contents.get(&gfid).is_some_and(|w| w.pending.is_none()) => {
+                    self.waiting.entry(gfid).or_default().push(place);
+                }
+                _ => round.names.push((place, hint)),
+            }
+        }
+        round.attributes = take_before(&mut self.dirty.attributes, self.dirty.names.front(), ROUND_OBJECTS);
+        round.gone = take_before(&mut self.dirty.gone, self.dirty.names.front(), ROUND_OBJECTS);
+        round.arrived.extend(self.arrived.drain(..self.arrived.len().min(ROUND_OBJECTS)));
+        round
+    }
+
+    fn next_transfers(&mut self, now: Instant) -> Vec<TransferJob> {
+        let limit = self.dirty.names.front();
+        if limit.is_some_and(|limit| self.dirty.contents.front().is_some_and(|front| front > limit)) {
+            return Vec::new();
+        }
+        let taken = self.dirty.contents.take(self.transfer_files);
+        let job = |(gfid, hint): (Gfid, ContentHint)| TransferJob {
+            gfid,
+            hard: hint.hard,
+            accept_unstable: self
+                .dirty
+                .contents
+                .get(&gfid)
+                .is_some_and(|work| now.saturating_duration_since(work.since) >= UNSTABLE_AFTER),
+        };
+        taken.into_iter().map(job).collect()
+    }
+
+    fn surveyed(&mut self, round: &Round, survey: &Survey, now: Instant, effects: &mut Vec<Effect>) {
+        self.surveying = false;
+        let young = |place: &Place| {
+            self.dirty.names.get(place).is_some_and(|work| now.saturating_duration_since(work.since) < PATIENCE)
+        };
+        let plan = plan::statements(round, survey, young);
+        for (place, reason) in &plan.later {
+            self.fail_name(place, reason, now);
+        }
+        for place in &plan.settled {
+            self.dirty.names.finish(place, now);
+        }
+        for gfid in &plan.dropped {
+            self.dirty.attributes.finish(gfid, now);
+        }
+        for gfid in &plan.missing {
+            self.content_missing(*gfid, now);
+        }
+        for gfid in &plan.alive {
+            self.dirty.gone.finish(gfid, now);
+        }
+        self.send(plan, &round.gone, effects);
+    }
+
+    fn send(&mut self, plan: Statements, tasks: &[Gfid], effects: &mut Vec<Effect>) {
+        if plan.batch == Batch::default() {
+            return;
+        }
+        self.next_ticket += 1;
+        let gone = plan.batch.gone.iter().map(|gfid| (*gfid, tasks.contains(gfid))).collect();
+        let ticket = Ticket { origins: plan.origins, gone };
+        self.tickets.insert(self.next_ticket, ticket);
+        effects.push(Effect::Apply(self.next_ticket, plan.batch));
+    }
+
+    fn transferred(&mut self, files: Vec<Transferred>, now: Instant) {
+        self.transfers = self.transfers.saturating_sub(1);
+        for Transferred { gfid, state } in files {
+            match state {
+                TransferState::Staged(object) => self.arrived.push_back(Arrived { gfid, object, staged: true }),
+                TransferState::Current(object) => self.arrived.push_back(Arrived { gfid, object, staged: false }),
+                TransferState::Busy => self.dirty.contents.retry(&gfid, now),
+                TransferState::Missing => self.content_missing(gfid, now),
+                TransferState::Failed(reason) => self.fail_content(gfid, &reason, now),
+            }
+        }
+    }
+
+    /// The object has no content to send: names that waited for it are looked at on their own.
+    fn content_missing(&mut self, gfid: Gfid, now: Instant) {
+        self.dirty.contents.finish(&gfid, now);
+        self.release(gfid, &HashSet::new(), now);
+    }
+
+    /// Names that waited for the object are done if they were bound, else looked at.
+    fn release(&mut self, gfid: Gfid, bound: &HashSet<Place>, now: Instant) {
+        for place in self.waiting.remove(&gfid).unwrap_or_default() {
+            if bound.contains(&place) {
+                self.dirty.names.finish(&place, now);
+            } else {
+                self.dirty.names.amend(&place, |hint| hint.fresh = None);
+                self.dirty.names.retry(&place, now);
+            }
+        }
+    }
+
+    fn applied(&mut self, ticket: u64, items: &[Outcome], gone: &[Outcome], parked: &[Gfid], now: Instant) {
+        let Some(ticket) = self.tickets.remove(&ticket) else { return };
+        // What fails without work of its own is asked for from here: the batch's own work keeps the mark back.
+        let position = self.mark();
+        for gfid in parked {
+            // It may have been told to be gone while it still had a name there, or its own record is yet to come.
+            self.dirty.gone.mark(*gfid, position, NoHint, now);
+        }
+        let mut unfinished: BTreeMap<Place, String> = BTreeMap::new();
+        let mut names = BTreeSet::new();
+        let mut bound: HashMap<Gfid, HashSet<Place>> = HashMap::new();
+        for (origin, outcome) in ticket.origins.iter().zip(items) {
+            match origin {
+                Origin::Name(place, gfid) if *outcome == Outcome::NeedContent => {
+                    let position = self.dirty.names.get(place).map_or(position, |w| w.position());
+                    self.dirty.contents.mark(*gfid, position, ContentHint { hard: true }, now);
+                    self.waiting.entry(*gfid).or_default().push(place.clone());
+                }
+                Origin::Name(place, _) => {
+                    names.insert(place.clone());
+                    if *outcome != Outcome::Done {
+                        self.find_directories(place, outcome, position, now);
+                        unfinished.insert(place.clone(), explain(outcome));
+                    }
+                }
+                Origin::Pulled(place, gfid) => {
+                    if *outcome == Outcome::Done {
+                        bound.entry(*gfid).or_default().insert(place.clone());
+                    } else {
+                        self.dirty.mark_name(place.clone(), position, NameHint::of(*gfid), now);
+                        self.find_directories(place, outcome, position, now);
+                    }
+                }
+                Origin::Attributes(gfid) => self.judge_attributes(*gfid, outcome, position, now),
+                Origin::Content(_) => {}
+            }
+        }
+        for place in names {
+            match unfinished.remove(&place) {
+                None => self.dirty.names.finish(&place, now),
+                Some(reason) => self.fail_name(&place, &reason, now),
+            }
+        }
+        for (origin, outcome) in ticket.origins.iter().zip(items) {
+            if let Origin::Content(gfid) = origin {
+                self.judge_content(*gfid, outcome, bound.get(gfid), now);
+            }
+        }
+        for ((gfid, is_task), outcome) in ticket.gone.iter().zip(gone) {
+            self.judge_gone(*gfid, *is_task, outcome, position, now);
+        }
+    }
+
+    /// Asks for the names of the directory that was missing or in the way.
+    fn find_directories(&mut self, place: &Place, outcome: &Outcome, position: Position, now: Instant) {
+        if matches!(outcome, Outcome::ParentMissing | Outcome::Loop) && place.parent != Gfid::ROOT {
+            // "Is it gone?" is answered with where it lives, and it is bound there.
+            self.dirty.gone.mark(place.parent, position, NoHint, now);
+        }
+    }
+
+    fn judge_attributes(&mut self, gfid: Gfid, outcome: &Outcome, position: Position, now: Instant) {
+        match outcome {
+            Outcome::Done => self.dirty.attributes.finish(&gfid, now),
+            Outcome::Unknown => {
+                // Its names have to come first. They do not make this needless: its content may wait in the stage
+                // with attributes that were read earlier.
+                if !self.dirty.contents.contains(&gfid) {
+                    self.dirty.gone.mark(gfid, position, NoHint, now);
+                }
+                fail(&mut self.dirty, |d| &mut d.attributes, &gfid, &explain(outcome), self.wall_secs, now);
+            }
+            _ => {
+                let reason = explain(outcome);
+                fail(&mut self.dirty, |d| &mut d.attributes, &gfid, &reason, self.wall_secs, now);
+            }
+        }
+    }
+
+    fn judge_content(&mut self, gfid: Gfid, outcome: &Outcome, bound: Option<&HashSet<Place>>, now: Instant) {
+        match outcome {
+            Outcome::Done => {
+                self.dirty.contents.finish(&gfid, now);
+                self.release(gfid, bound.unwrap_or(&HashSet::new()), now);
+            }
+            Outcome::Unknown | Outcome::NeedContent => {
+                self.dirty.contents.amend(&gfid, |hint| hint.hard = true);
+                self.fail_content(gfid, "its content did not arrive whole", now);
+            }
+            _ => self.fail_content(gfid, &explain(outcome), now),
+        }
+    }
+
+    fn judge_gone(&mut self, gfid: Gfid, is_task: bool, outcome: &Outcome, position: Position, now: Instant) {
+        let done = matches!(outcome, Outcome::Done | Outcome::Unknown);
+        match (done, is_task) {
+            (true, true) => self.dirty.gone.finish(&gfid, now),
+            (true, false) => {}
+            (false, true) => {
+                fail(&mut self.dirty, |d| &mut d.gone, &gfid, &explain(outcome), self.wall_secs, now);
+            }
+            (false, false) => self.dirty.gone.mark(gfid, position, NoHint, now),
+        }
+    }
+
+    fn fail_name(&mut self, place: &Place, reason: &str, now: Instant) {
+        fail(&mut self.dirty, |d| &mut d.names, place, reason, self.wall_secs, now);
+    }
+
+    fn fail_content(&mut self, gfid: Gfid, reason: &str, now: Instant) {
+        fail(&mut self.dirty, |d| &mut d.contents, &gfid, reason, self.wall_secs, now);
+        if self.dirty.contents.get(&gfid).is_some_and(|work| work.pending.is_some()) {
+            self.release(gfid, &HashSet::new(), now);
+        }
+    }
+}
+
+/// Tries again later; after long enough it is kept as pending.
+fn fail<K, H>(
+    dirty: &mut Dirty,
+    table: impl Fn(&mut Dirty) -> &mut Table<K, H>,
+    key: &K,
+    reason: &str,
+    wall_secs: u64,
+    now: Instant,
+) where
+    K: Clone + Eq + std::hash::Hash + Ord,
+    H: Hint,
+{
+    let may_give_up = dirty.may_give_up();
+    let table = table(dirty);
+    let exhausted = table.get(key).is_some_and(|work| {
+        let (after, attempts) = GIVE_UP_AFTER;
+        work.pending.is_some() || (work.attempts >= attempts && now.saturating_duration_since(work.since) >= after)
+    });
+    if exhausted && may_give_up {
+        table.give_up(key, reason.to_owned(), wall_secs);
+    }
+    table.retry(key, now);
+}
+
+/// Whether storing again would change nothing but the time by less than [`CLOCK_STEP_SECS`].
+fn is_stored(old: &Stored, new: &Stored) -> bool {
+    let (Some(before), Some(after)) = (&old.mark, &new.mark) else { return false };
+    before.position == after.position
+        && before.brick == after.brick
+        && old.pending == new.pending
+        && after.synced_until.saturating_sub(before.synced_until) < CLOCK_STEP_SECS
+}
+
+/// Takes ready keys whose position is not behind what the names have reached.
+fn take_before<H: Hint + Clone>(table: &mut Table<Gfid, H>, limit: Option<Position>, most: usize) -> Vec<Gfid> {
+    let mut taken = Vec::new();
+    while taken.len() < most {
+        match table.front() {
+            Some(front) if limit.is_none_or(|limit| front <= limit) => {
+                taken.extend(table.take(1).into_iter().map(|(gfid, _)| gfid));
+            }
+            _ => break,
+        }
+    }
+    taken
+}
+
+fn explain(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done => "done".into(),
+        Outcome::NeedContent => "its content is not there yet".into(),
+        Outcome::ParentMissing => "its directory is not there yet".into(),
+        Outcome::Loop => "its directory is still inside it".into(),
+        Outcome::Unknown => "the object is not there yet".into(),
+        Outcome::NotEmpty => "the directory is not empty on the secondary".into(),
+        Outcome::Failed { reason, .. } => reason.clone(),
+    }
+}

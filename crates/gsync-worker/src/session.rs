@@ -1,0 +1,349 @@
+//! One connection to the secondary: carries out what the state machine says, until something breaks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::agent::{Request, Response, Stored, WorkerHello};
+use protocol::hello::Versions;
+use syncer::master::Master;
+use syncer::rsync::RsyncEngine;
+use syncer::tar::TarEngine;
+use syncer::target::SshTarget;
+use syncer::{Control, Engine, SyncError, Target};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::brick::Brick;
+use crate::config::{EngineKind, SecondaryConfig, WorkerConfig};
+use crate::control::{CrawlState, WorkerState};
+use crate::core::{Core, Effect, Event};
+use crate::error::WorkerError;
+use crate::journal::{self, Delivery, now_secs};
+use crate::plan::{self, Round, Survey};
+use crate::run::parse_uuid;
+use crate::shared::{Progress, Shared};
+use crate::transfer::transfer;
+
+/// How often the mark is stored under load: storing makes the secondary's file system write everything out.
+const COMMIT_PERIOD: Duration = Duration::from_secs(1);
+
+/// How soon the mark is stored when there is nothing else to do.
+const COMMIT_IDLE: Duration = Duration::from_millis(200);
+
+/// A store that takes long is given this many times its own length before the next.
+const COMMIT_SHARE: u32 = 4;
+
+/// How often the agent is asked whether it is there while nothing else is.
+const PING_PERIOD: Duration = Duration::from_secs(15);
+
+/// An agent that does not answer for so long is taken for dead.
+const PING_LIMIT: Duration = Duration::from_secs(120);
+
+/// What a stopping worker still waits for.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection at work.
+struct Session {
+    brick: Brick,
+    control: Control,
+    engine: Arc<dyn Engine>,
+    core: Core,
+    shared: Arc<Shared>,
+    tasks: JoinSet<Result<(Event, u64, u64), WorkerError>>,
+    /// When the mark was stored last, and how long it took.
+    last_commit: Instant,
+    commit_took: Duration,
+    _master: Option<Master>,
+}
+
+/// Connects and replicates until something breaks or `stop` is given.
+///
+/// # Errors
+/// What broke. `Ok`: it was stopped, and everything that was done is stored.
+pub async fn replicate(
+    config: &WorkerConfig,
+    shared: &Arc<Shared>,
+    stop: &CancellationToken,
+) -> Result<(), WorkerError> {
+    let brick_id = parse_uuid(&config.brick)?;
+    let (brick, journal) = Brick::connect(&config.recorder_socket, brick_id).await?;
+    let target = target(config);
+    let master = match &target {
+        Target::Ssh(ssh) => Some(Master::connect(ssh).await?),
+        Target::Local { .. } => None,
+    };
+    let hello = WorkerHello {
+        versions: Versions::ours(),
+        session: parse_uuid(&config.session)?,
+        replica_set: config.replica_set,
+        brick: brick_id,
+        epoch: config.epoch,
+    };
+    let (control, welcome) = Control::connect(&target, &hello).await?;
+    let engine = engine(config, target, &control, &welcome.stage_token).await?;
+    let jobs = config.settings.sync_jobs as usize;
+    let limits = (jobs * 2, engine.batch_files());
+    let core = Core::new(brick_id, welcome.stored, limits, Instant::now());
+    let from = core.mark();
+    tracing::info!(session = %config.session_name, brick = %config.brick_path.display(), mark = %from, "connected");
+    let records = journal::follow(journal, from)?;
+    let session = Session {
+        brick,
+        control,
+        engine,
+        core,
+        shared: shared.clone(),
+        tasks: JoinSet::new(),
+        last_commit: Instant::now(),
+        commit_took: Duration::ZERO,
+        _master: master,
+    };
+    session.run(records, stop).await
+}
+
+fn target(config: &WorkerConfig) -> Target {
+    match &config.secondary {
+        SecondaryConfig::Local { path, agent } => Target::Local { root: path.clone(), agent: agent.clone() },
+        SecondaryConfig::Ssh { user, host, port, identity, known_hosts, options, command } => Target::Ssh(SshTarget {
+            user: user.clone(),
+            host: host.clone(),
+            port: *port,
+            identity: identity.clone(),
+            known_hosts: known_hosts.clone(),
+            options: options.clone(),
+            command: command.clone(),
+            control_path: config.run_dir.join("ssh"),
+        }),
+    }
+}
+
+async fn engine(
+    config: &WorkerConfig,
+    target: Target,
+    control: &Control,
+    token: &str,
+) -> Result<Arc<dyn Engine>, WorkerError> {
+    Ok(match config.settings.sync_engine {
+        EngineKind::Tar => Arc::new(TarEngine::open(&target, token, config.settings.sync_jobs as usize).await?),
+        EngineKind::Rsync => {
+            let program = config.settings.rsync_command.clone();
+            Arc::new(RsyncEngine::new(target, control.clone(), token.into(), program, config.run_dir.clone()))
+        }
+    })
+}
+
+impl Session {
+    async fn run(
+        mut self,
+        mut records: mpsc::Receiver<Result<Delivery, WorkerError>>,
+        stop: &CancellationToken,
+    ) -> Result<(), WorkerError> {
+        self.shared.update(|s| {
+            s.state = WorkerState::Active;
+            s.error.clear();
+        });
+        let effects = self.core.tick(Instant::now());
+        self.carry_out(effects).await?;
+        let control = self.control.clone();
+        let mut ping = tokio::time::interval(PING_PERIOD);
+        loop {
+            self.commit_if_due().await?;
+            self.publish();
+            let wake = self.next_wake();
+            let event = tokio::select! {
+                () = stop.cancelled() => return self.finish().await,
+                () = control.ended() => return Err(SyncError::Ended.into()),
+                delivery = records.recv(), if self.core.wants_records() => self.read(delivery)?,
+                Some(done) = self.tasks.join_next() => self.count(done)?,
+                () = tokio::time::sleep_until(wake.into()) => None,
+                () = self.shared.hurry.notified() => None,
+                _ = ping.tick() => { self.ping().await?; None }
+            };
+            self.core.wall_secs = now_secs();
+            let effects = match event {
+                Some(event) => self.core.apply(event, Instant::now()),
+                None => self.core.tick(Instant::now()),
+            };
+            self.carry_out(effects).await?;
+        }
+    }
+
+    fn read(&self, delivery: Option<Result<Delivery, WorkerError>>) -> Result<Option<Event>, WorkerError> {
+        let Delivery { records, next, at_tail, read_until } = match delivery {
+            Some(delivery) => delivery?,
+            None => {
+                let source = std::io::Error::other("the reading thread ended");
+                return Err(WorkerError::Local { doing: "reading the changelog", source });
+            }
+        };
+        Ok(Some(Event::Records { records, next, at_tail, read_until }))
+    }
+
+    fn count(
+        &mut self,
+        done: Result<Result<(Event, u64, u64), WorkerError>, tokio::task::JoinError>,
+    ) -> Result<Option<Event>, WorkerError> {
+        let failed = |e| WorkerError::Local { doing: "running a task", source: std::io::Error::other(e) };
+        let (event, files, bytes) = done.map_err(failed)??;
+        if matches!(event, Event::Committed) {
+            self.commit_took = self.last_commit.elapsed();
+        }
+        if files > 0 {
+            self.shared.update(|s| {
+                s.sent_files += files;
+                s.sent_bytes += bytes;
+            });
+        }
+        Ok(Some(event))
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), WorkerError> {
+        for effect in effects {
+            match effect {
+                Effect::Survey(round) => {
+                    let brick = self.brick.clone();
+                    self.tasks.spawn(async move {
+                        let survey = survey(&brick, &round).await?;
+                        Ok((Event::Surveyed(round, survey), 0, 0))
+                    });
+                }
+                Effect::Transfer(jobs) => {
+                    let (brick, control, engine) = (self.brick.clone(), self.control.clone(), self.engine.clone());
+                    self.tasks.spawn(async move {
+                        let (files, bytes) = transfer(&brick, &control, engine.as_ref(), jobs).await?;
+                        let count = files.len() as u64;
+                        Ok((Event::Transferred(files), count, bytes))
+                    });
+                }
+                Effect::Apply(ticket, batch) => {
+                    let answer = self.control.send(&Request::Apply(batch)).await?;
+                    self.tasks.spawn(async move { Ok((applied(ticket, answer).await?, 0, 0)) });
+                }
+                Effect::Commit(stored) => self.commit(stored).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, stored: Stored) -> Result<(), WorkerError> {
+        self.last_commit = Instant::now();
+        let answer = self.control.send(&Request::Commit(stored)).await?;
+        self.tasks.spawn(async move {
+            match receive(answer).await? {
+                Response::Committed => Ok((Event::Committed, 0, 0)),
+                _ => Err(WorkerError::Nonsense),
+            }
+        });
+        Ok(())
+    }
+
+    /// When something has to be done without an event.
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let commit = self.commit_due().max(now + Duration::from_millis(1));
+        let commit = if self.core.has_news() { commit } else { now + PING_PERIOD };
+        self.core.dirty.next_wake().map_or(commit, |wake| wake.min(commit))
+    }
+
+    fn commit_due(&self) -> Instant {
+        let pause = match (self.shared.has_waiters(), self.core.is_idle()) {
+            (true, true) => Duration::ZERO,
+            (true, false) | (false, true) => COMMIT_IDLE,
+            (false, false) => COMMIT_PERIOD,
+        };
+        self.last_commit + pause.max(self.commit_took * COMMIT_SHARE)
+    }
+
+    async fn commit_if_due(&mut self) -> Result<(), WorkerError> {
+        if Instant::now() < self.commit_due() {
+            return Ok(());
+        }
+        match self.core.commit() {
+            Some(effect) => self.carry_out(vec![effect]).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), WorkerError> {
+        if !self.tasks.is_empty() {
+            return Ok(());
+        }
+        match tokio::time::timeout(PING_LIMIT, self.control.call(&Request::Ping)).await {
+            Ok(answer) => answer.map(drop).map_err(WorkerError::from),
+            Err(_) => Err(SyncError::Ended.into()),
+        }
+    }
+
+    fn publish(&self) {
+        let dirty = &self.core.dirty;
+        let pending = dirty.pending_len() as u64;
+        let durable = self.core.durable_mark();
+        self.shared.publish(Progress { durable, pending });
+        self.shared.update(|s| {
+            s.crawl = if self.core.is_live() { CrawlState::ChangelogCrawl } else { CrawlState::HistoryCrawl };
+            s.last_synced = self.core.synced_until();
+            s.entry = (dirty.names.len() - dirty.names.pending_len()) as u64;
+            s.data = (dirty.contents.len() - dirty.contents.pending_len()) as u64;
+            s.meta = (dirty.attributes.len() - dirty.attributes.pending_len()) as u64;
+            s.failures = pending;
+            s.mark = durable.map(|p| p.to_string()).unwrap_or_default();
+            if pending > 0 || !s.failure_reasons.is_empty() {
+                s.failure_reasons = dirty.failure_reasons();
+            }
+        });
+    }
+
+    /// Lets what is on its way arrive, and stores the mark.
+    async fn finish(mut self) -> Result<(), WorkerError> {
+        let work = async {
+            loop {
+                if self.core.is_quiet() {
+                    match self.core.commit() {
+                        Some(effect) => self.carry_out(vec![effect]).await?,
+                        None => return Ok(()),
+                    }
+                }
+                let Some(done) = self.tasks.join_next().await else { return Ok(()) };
+                if let Some(event) = self.count(done)? {
+                    // Only what is needed to finish: nothing new is begun.
+                    let effects = self.core.settle(event, Instant::now());
+                    self.carry_out(effects).await?;
+                }
+            }
+        };
+        match tokio::time::timeout(STOP_LIMIT, work).await {
+            Ok(result) => result,
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+async fn applied(ticket: u64, answer: oneshot::Receiver<Response>) -> Result<Event, WorkerError> {
+    match receive(answer).await? {
+        Response::Applied { items, gone, quarantined } => {
+            for line in quarantined {
+                tracing::warn!(object = line, "the secondary had something unknown; it is in quarantine");
+            }
+            Ok(Event::Applied { ticket, items, gone, parked: Vec::new() })
+        }
+        _ => Err(WorkerError::Nonsense),
+    }
+}
+
+async fn receive(answer: oneshot::Receiver<Response>) -> Result<Response, WorkerError> {
+    match answer.await {
+        Ok(Response::Refused(reason)) => Err(SyncError::Refused(reason).into()),
+        Ok(response) => Ok(response),
+        Err(_) => Err(SyncError::Ended.into()),
+    }
+}
+
+/// Carries out one [`Effect::Survey`].
+async fn survey(brick: &Brick, round: &Round) -> Result<Survey, WorkerError> {
+    let looks = brick.look(round.names.iter().map(|(place, _)| place.clone()).collect()).await?;
+    let asked = plan::asked(round, &looks);
+    let lives = brick.names(asked.clone()).await?;
+    let objects = brick.stat(round.attributes.clone()).await?;
+    Ok(Survey { looks, lives: asked.into_iter().zip(lives).collect(), objects })
+}

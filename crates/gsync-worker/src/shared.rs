@@ -1,0 +1,97 @@
+//! What a worker shows of itself while it works.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use changelog::Position;
+use tokio::sync::{Notify, watch};
+
+use crate::control::{CrawlState, WorkerState, WorkerStatus};
+
+/// How far a worker is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The mark that is durable on the secondary; `None` while there is no connection.
+    pub durable: Option<Position>,
+    /// Pending items.
+    pub pending: u64,
+}
+
+/// Shared between the worker and its control socket.
+#[derive(Debug)]
+pub struct Shared {
+    status: Mutex<WorkerStatus>,
+    progress: watch::Sender<Progress>,
+    waiters: AtomicUsize,
+    /// Told when somebody begins to wait: the mark should be stored soon.
+    pub hurry: Notify,
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        let status = WorkerStatus {
+            state: WorkerState::Initializing,
+            crawl: CrawlState::NotApplicable,
+            last_synced: 0,
+            entry: 0,
+            data: 0,
+            meta: 0,
+            failures: 0,
+            failure_reasons: Vec::new(),
+            mark: String::new(),
+            error: String::new(),
+            sent_bytes: 0,
+            sent_files: 0,
+        };
+        Shared {
+            status: Mutex::new(status),
+            progress: watch::Sender::new(Progress::default()),
+            waiters: AtomicUsize::new(0),
+            hurry: Notify::new(),
+        }
+    }
+}
+
+impl Shared {
+    /// The status now.
+    pub fn status(&self) -> WorkerStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the status.
+    pub fn update(&self, change: impl FnOnce(&mut WorkerStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Says how far the worker is.
+    pub fn publish(&self, progress: Progress) {
+        self.progress.send_if_modified(|old| std::mem::replace(old, progress) != progress);
+    }
+
+    /// Follows how far the worker is.
+    pub fn subscribe(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Whether somebody waits for the mark.
+    pub fn has_waiters(&self) -> bool {
+        self.waiters.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts one who waits, until the guard is dropped.
+    pub fn wait_guard(&self) -> WaitGuard<'_> {
+        self.waiters.fetch_add(1, Ordering::Relaxed);
+        self.hurry.notify_one();
+        WaitGuard(self)
+    }
+}
+
+/// One who waits.
+#[derive(Debug)]
+pub struct WaitGuard<'a>(&'a Shared);
+
+impl Drop for WaitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,90 @@
+//! Carries contents: opens files, asks which the secondary has, sends the others.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use protocol::agent::{Batch, Item, Outcome, Request, Response};
+use protocol::{Gfid, Object, Version};
+use rustix::io::Errno;
+use syncer::engine::{Sent, SentState};
+use syncer::{Control, Engine, Source};
+
+use crate::brick::Brick;
+use crate::core::{TransferJob, TransferState, Transferred};
+use crate::error::WorkerError;
+
+/// Carries out one [`Effect::Transfer`](crate::core::Effect::Transfer). Also returns how many bytes were read.
+///
+/// # Errors
+/// The way to the brick or to the secondary is broken.
+pub async fn transfer(
+    brick: &Brick,
+    control: &Control,
+    engine: &dyn Engine,
+    jobs: Vec<TransferJob>,
+) -> Result<(Vec<Transferred>, u64), WorkerError> {
+    let gfids: Vec<Gfid> = jobs.iter().map(|job| job.gfid).collect();
+    let opened = brick.open(&gfids).await?;
+    let mut states = HashMap::new();
+    let mut files = Vec::new();
+    for (job, opened) in jobs.into_iter().zip(opened) {
+        match opened {
+            Ok(fd) => files.push((job, fd)),
+            Err(errno) => drop(states.insert(job.gfid, unopened(errno))),
+        }
+    }
+    let sources = skip_current(control, files, &mut states).await?;
+    let mut bytes = 0;
+    for Sent { gfid, state, bytes: read } in engine.send(sources).await? {
+        bytes += read;
+        let state = match state {
+            SentState::Staged(object) => TransferState::Staged(object),
+            SentState::Busy => TransferState::Busy,
+            SentState::Failed { reason, .. } => TransferState::Failed(reason),
+        };
+        states.insert(gfid, state);
+    }
+    let silent = || TransferState::Failed("the engine said nothing of it".into());
+    let file = |gfid| Transferred { gfid, state: states.remove(&gfid).unwrap_or_else(silent) };
+    Ok((gfids.into_iter().map(file).collect(), bytes))
+}
+
+fn unopened(errno: i32) -> TransferState {
+    match Errno::from_raw_os_error(errno) {
+        Errno::NOENT | Errno::STALE | Errno::LOOP | Errno::ISDIR | Errno::NXIO => TransferState::Missing,
+        other => TransferState::Failed(format!("opening the file on the primary: {other}")),
+    }
+}
+
+/// Files that need not be hard are sent only if the secondary has another version.
+async fn skip_current(
+    control: &Control,
+    files: Vec<(TransferJob, OwnedFd)>,
+    states: &mut HashMap<Gfid, TransferState>,
+) -> Result<Vec<Source>, WorkerError> {
+    let mut items = Vec::new();
+    let mut asked: Vec<(Gfid, Object)> = Vec::new();
+    for (job, fd) in &files {
+        if job.hard {
+            continue;
+        }
+        if let Ok(object) = Object::read(fd.as_fd()) {
+            items.push(Item::Have { gfid: job.gfid, version: Version::of(&object) });
+            asked.push((job.gfid, object));
+        }
+    }
+    if !items.is_empty() {
+        let batch = Batch { items, gone: Vec::new() };
+        let Response::Applied { items, .. } = control.call(&Request::Apply(batch)).await? else {
+            return Err(WorkerError::Nonsense);
+        };
+        for ((gfid, object), outcome) in asked.into_iter().zip(items) {
+            if outcome == Outcome::Done {
+                states.insert(gfid, TransferState::Current(object));
+            }
+        }
+    }
+    let source =
+        |(job, fd): (TransferJob, OwnedFd)| Source { gfid: job.gfid, fd, accept_unstable: job.accept_unstable };
+    Ok(files.into_iter().filter(|(job, _)| !states.contains_key(&job.gfid)).map(source).collect())
+}
