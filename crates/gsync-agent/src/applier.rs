@@ -122,7 +122,7 @@ impl Applier {
             Err(reason) => return Err(Refusal::Root(reason.clone())),
         };
         let key = (hello.session, hello.replica_set);
-        let (mut file, mut state) = self.take_session(key)?;
+        let (mut file, mut state) = self.read_session(key)?;
         if hello.epoch < state.epoch {
             return Err(Refusal::Fenced { current: state.epoch });
         }
@@ -147,8 +147,8 @@ impl Applier {
         Ok(AgentHello::Welcome(welcome))
     }
 
-    /// What is stored; of a session with a worker the copy in memory is the same.
-    fn take_session(&self, key: SessionKey) -> Result<(StateFile, State), Refusal> {
+    /// What is stored; of a session that has a worker the same is in memory.
+    fn read_session(&self, key: SessionKey) -> Result<(StateFile, State), Refusal> {
         StateFile::open(&self.private, key.0, key.1)
             .map_err(|e| Refusal::Root(format!("the state cannot be read: {e}")))
     }

@@ -54,7 +54,6 @@ pub enum Served {
 /// Shared by the threads of the channels.
 struct Shared {
     stages: Arc<Stages>,
-    private: Arc<Private>,
     active: AtomicUsize,
     stoppers: Mutex<Vec<Stopper>>,
 }
@@ -79,7 +78,7 @@ pub fn serve(root: &Path, options: ServeOptions, stop: &Stopper) -> Result<Serve
         let (private, stages) = (private.clone(), stages.clone());
         std::thread::spawn(move || Applier::open(private, stages, open_files / 2).run(&jobs))
     };
-    let shared = Arc::new(Shared { stages, private, active: AtomicUsize::new(0), stoppers: Mutex::default() });
+    let shared = Arc::new(Shared { stages, active: AtomicUsize::new(0), stoppers: Mutex::default() });
     tracing::info!(root = %root.display(), "serving");
 
     let mut next_connection = 0;
@@ -198,7 +197,6 @@ fn rsync(shared: &Shared, mut door: FdStream, token: &str) -> Result<(), AgentEr
         Some(stage) => answer(&mut door, &DoorAnswer::Accepted, Some(stage.dir.as_fd()))?,
         None => answer(&mut door, &DoorAnswer::Refused("the stage token is not known".into()), None)?,
     }
-    let _ = &shared.private;
     Ok(())
 }
 

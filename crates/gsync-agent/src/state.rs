@@ -68,7 +68,7 @@ impl StateFile {
     /// What the system says; the older state is still there then.
     pub fn write(&mut self, private: &Private, state: &State) -> io::Result<()> {
         let sequence = self.sequence + 1;
-        let slot = if sequence % 2 == 0 { "a" } else { "b" };
+        let slot = if sequence.is_multiple_of(2) { "a" } else { "b" };
         let file = format!("{}.{slot}", self.name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
         let mode = Mode::RUSR | Mode::WUSR;

@@ -14,6 +14,7 @@ use common::worker::*;
 use common::*;
 use protocol::agent::{
     AgentHello, Item, MAX_PENDING_ITEMS, Mark, Outcome, Pending, Refusal, Request, Response, Stored, Subject,
+    WorkerHello,
 };
 use protocol::hello::Versions;
 use protocol::stage::Staged;
@@ -98,10 +99,11 @@ fn an_older_worker_is_refused_also_on_an_open_connection() {
     let mut old = Worker::connect(root.path(), 5);
     let mut channel = old.stage_channel();
     new_file(&mut old, &mut channel, "f", gfid(1), b"old", 1);
-    let refusal = |epoch| match Worker::try_connect(root.path(), &hello(epoch)) {
-        Err(Some(AgentHello::Refused { reason, .. })) => reason,
-        other => panic!("{:?}", other.err()),
+    let try_hello = |hello: &WorkerHello| match Worker::try_connect(root.path(), hello).err().flatten().map(|b| *b) {
+        Some(AgentHello::Refused { reason, .. }) => reason,
+        other => panic!("{other:?}"),
     };
+    let refusal = |epoch| try_hello(&hello(epoch));
     assert_eq!(refusal(4), Refusal::Fenced { current: 5 });
     assert_eq!(old.apply(vec![], vec![]).unwrap(), (vec![], vec![]));
 
@@ -133,10 +135,7 @@ fn an_older_worker_is_refused_also_on_an_open_connection() {
     assert!(Worker::try_connect(root.path(), &other).is_ok());
     let mut foreign = hello(9);
     foreign.versions = Versions { min: 900, max: 901, software: "future".into() };
-    match Worker::try_connect(root.path(), &foreign) {
-        Err(Some(AgentHello::Refused { reason: Refusal::Version, .. })) => {}
-        other => panic!("{:?}", other.err()),
-    }
+    assert_eq!(try_hello(&foreign), Refusal::Version);
 }
 
 #[test]
@@ -343,16 +342,24 @@ fn a_link_planted_at_a_directory_leads_nowhere() {
     }
 }
 
+/// What is done to an index file, with its name.
+type Damage = (&'static str, fn(&Path));
+
 #[test]
 fn a_lost_or_damaged_index_is_made_again() {
     on_each(|root| {
-        let damages: [(&str, fn(&Path)); 5] = [
+        let damages: [Damage; 6] = [
             ("removed", |path| std::fs::remove_file(path).unwrap()),
             ("emptied", |path| std::fs::write(path, b"").unwrap()),
             ("garbage", |path| std::fs::write(path, vec![0xa5; 300_000]).unwrap()),
             ("cut", |path| {
                 let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
                 file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+            }),
+            ("flipped all over", |path| {
+                let mut bytes = std::fs::read(path).unwrap();
+                bytes.iter_mut().step_by(61).skip(20).for_each(|byte| *byte ^= 0x24);
+                std::fs::write(path, bytes).unwrap();
             }),
             ("zeroed head", |path| {
                 let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
@@ -374,7 +381,8 @@ fn a_lost_or_damaged_index_is_made_again() {
                 drop((worker, channel));
                 root.end_agent(if clean { Signal::TERM } else { Signal::KILL });
                 damage(&root.path().join(".gsync/index.redb"));
-                let mut worker = Worker::connect(root.path(), 1);
+                // What is noticed only by use ends the agent; the next one makes a new index.
+                let mut worker = connect_again_and_again(root.path());
                 assert_eq!(worker.welcome.stored, stored(4), "{what}");
                 let items = vec![
                     rename((gfid(1), "e"), (ROOT, "e"), gfid(2), Kind::Directory),
@@ -386,6 +394,18 @@ fn a_lost_or_damaged_index_is_made_again() {
             }
         }
     });
+}
+
+fn connect_again_and_again(root: &Path) -> Worker {
+    for _ in 0..3 {
+        if let Ok(mut worker) = Worker::try_connect(root, &hello(1))
+            && worker.apply(vec![bind(ROOT, "d", gfid(1), Kind::Directory)], vec![]).is_ok()
+        {
+            return worker;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(700));
+    }
+    panic!("no agent");
 }
 
 #[test]
@@ -481,7 +501,8 @@ fn an_rsync_dies_with_its_token() {
     let mut greeting = [0; 4];
     door.output.read_exact(&mut greeting).unwrap();
     let mut next = Worker::connect(root.path(), 2);
-    assert!(door.process.0.try_wait().unwrap().is_some(), "it had ended before the newer worker was welcomed");
+    // All its descriptors are closed by now; the process is gone a moment later.
+    wait_until("rsync has ended", || door.process.0.try_wait().unwrap().is_some());
     assert_eq!(next.apply(vec![], vec![]).unwrap(), (vec![], vec![]));
 }
 

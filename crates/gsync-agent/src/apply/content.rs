@@ -38,6 +38,8 @@ pub fn content(tree: &mut Tree, staging: &mut Staging, gfid: Gfid, object: &Obje
     };
     let taken = take(tree, staging, gfid, object, &claimed);
     if taken.is_err() {
+        // An older content that was ready has been replaced by this one.
+        staging.ready.remove(&gfid);
         stage.unclaim(gfid, &claimed);
     }
     taken

@@ -71,17 +71,17 @@ struct Receiving {
     part: String,
     /// The open file, or why the rest is thrown away.
     file: Result<OwnedFd, i32>,
+    is_complete: bool,
 }
 
 impl Receiving {
     fn start(stage: &Arc<Stage>, gfid: Gfid) -> Receiving {
         // The thread's number in it: two channels may send the same file at a time, the later end counts.
         let part = format!("{gfid}.{:?}.part", std::thread::current().id()).replace(['(', ')'], "");
-        let _ = rustix::fs::unlinkat(&stage.dir, part.as_str(), AtFlags::empty());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = beneath::open_file(stage.dir.as_fd(), part.as_bytes(), flags, mode).map_err(|e| errno_of(&e));
-        Receiving { stage: stage.clone(), gfid, part, file }
+        Receiving { stage: stage.clone(), gfid, part, file, is_complete: false }
     }
 
     fn write(&mut self, mut bytes: &[u8], mut offset: u64) {
@@ -103,8 +103,9 @@ impl Receiving {
     fn finish(mut self, size: u64) -> i32 {
         if let Ok(file) = &self.file {
             let whole = rustix::fs::ftruncate(file, size).map_err(io::Error::from);
-            if let Err(e) = whole.and_then(|()| self.stage.complete(self.gfid, &self.part)) {
-                self.give_up(errno_of(&e));
+            match whole.and_then(|()| self.stage.complete(self.gfid, &self.part)) {
+                Ok(()) => self.is_complete = true,
+                Err(e) => self.give_up(errno_of(&e)),
             }
         }
         match self.file {
@@ -121,8 +122,9 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        // Nothing is there any more when the file was completed.
-        let _ = rustix::fs::unlinkat(&self.stage.dir, self.part.as_str(), AtFlags::empty());
+        if !self.is_complete {
+            let _ = rustix::fs::unlinkat(&self.stage.dir, self.part.as_str(), AtFlags::empty());
+        }
     }
 }
 

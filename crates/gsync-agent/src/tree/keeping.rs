@@ -66,7 +66,7 @@ impl Tree {
     /// # Errors
     /// [`crate::error::Trouble`].
     pub fn quarantine_as(&mut self, spot: &Spot, found_at: &Spot) -> Step<()> {
-        self.into_quarantine(spot, found_at, |from, to| {
+        self.isolate(spot, found_at, |from, to| {
             rustix::fs::renameat_with(
                 &from.dir,
                 from.name.as_slice(),
@@ -82,13 +82,13 @@ impl Tree {
     /// # Errors
     /// [`crate::error::Trouble`].
     pub fn link_into_quarantine(&mut self, spot: &Spot) -> Step<()> {
-        self.into_quarantine(spot, spot, |from, to| {
+        self.isolate(spot, spot, |from, to| {
             let flags = rustix::fs::AtFlags::empty();
             rustix::fs::linkat(&from.dir, from.name.as_slice(), &to.dir, to.name.as_slice(), flags)
         })
     }
 
-    fn into_quarantine(
+    fn isolate(
         &mut self,
         spot: &Spot,
         found_at: &Spot,

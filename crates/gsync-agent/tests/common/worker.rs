@@ -113,13 +113,13 @@ impl Worker {
         }
     }
 
-    pub fn try_connect(root: &Path, hello: &WorkerHello) -> Result<Worker, Option<AgentHello>> {
+    pub fn try_connect(root: &Path, hello: &WorkerHello) -> Result<Worker, Option<Box<AgentHello>>> {
         let mut door = Door::open(root, &["gsync", "control"]);
         door.exchange_magic();
         let _ = door.send(hello);
         match door.receive() {
             Ok(AgentHello::Welcome(welcome)) => Ok(Worker { root: root.into(), door, welcome }),
-            other => Err(other.ok()),
+            other => Err(other.ok().map(Box::new)),
         }
     }
 
