@@ -1,2 +1,67 @@
-//! (scaffold)
-fn main() {}
+//! `geo-rep`: the operator's command.
+//!
+//! Layout
+//! - [`cli`]: what can be typed; [`exit`]: how it ends, errors and hints
+//! - [`address`]: which session is meant; [`monitor`]: reaching the monitor, starting it when there is none
+//! - [`create`], [`checks`], [`pairing`]: declaring a session; everything is checked before anything is changed
+//! - [`lifecycle`]: start, stop, pause, resume, delete
+//! - [`status`], [`config`]: looking and tuning
+//! - [`verifying`]: comparing both trees; [`journal`]: looking into changelogs
+//! - [`quickstart`], [`sample`]: showing it
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod checks;
+mod cli;
+mod config;
+mod create;
+mod exit;
+mod journal;
+mod lifecycle;
+mod monitor;
+mod pairing;
+mod quickstart;
+mod sample;
+mod status;
+mod verifying;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cluster::Transition;
+
+use crate::cli::{Arguments, ChangelogCommand, Command};
+use crate::exit::Exit;
+use crate::monitor::Monitor;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            exit::print_error(&error);
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let monitor = Monitor::new(&arguments.global);
+    match arguments.command {
+        Command::Create(create) => create::run(&monitor, &create),
+        Command::Start(which) => lifecycle::run(&monitor, &which, Transition::Start),
+        Command::Stop(which) => lifecycle::run(&monitor, &which, Transition::Stop),
+        Command::Pause(which) => lifecycle::run(&monitor, &which, Transition::Pause),
+        Command::Resume(which) => lifecycle::run(&monitor, &which, Transition::Resume),
+        Command::Delete(which) => lifecycle::delete(&monitor, &which),
+        Command::Status(look) => status::run(&monitor, &look),
+        Command::Config(config) => config::run(&monitor, &config),
+        Command::Verify(verify) => verifying::run(&monitor, &verify),
+        Command::Changelog { command: ChangelogCommand::Dump { files } } => journal::dump(&files),
+        Command::Changelog { command: ChangelogCommand::History { brick, json } } => {
+            journal::history(&monitor, &brick, json)
+        }
+        Command::Quickstart(quickstart) => quickstart::run(&monitor, &quickstart),
+    }
+}

@@ -106,7 +106,8 @@ fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
-/// The last line that is not empty, of what was written after `begin`.
+/// What was said last, of what was written after `begin`: the last line that tells of an error, else the last one that
+/// is not empty.
 fn last_line(path: &Path, begin: u64) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
@@ -114,7 +115,9 @@ fn last_line(path: &Path, begin: u64) -> Option<String> {
     let mut tail = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
     let text = String::from_utf8_lossy(&tail);
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    let tells_of_error = |line: &&str| line.starts_with("error:") || line.contains(" ERROR ");
+    let lines = || text.lines().rev().map(str::trim);
+    let line = lines().find(tells_of_error).or_else(|| lines().find(|line| !line.is_empty()))?;
     Some(line.chars().take(LAST_LINE_MAX).collect())
 }
 
@@ -139,6 +142,8 @@ mod tests {
         let log = dir.path().join("log");
         assert_eq!(outcome("echo one; echo two >&2; echo; exit 3", &log, None).await, "two (exit status: 3)");
         assert_eq!(outcome("exit 0", &log, None).await, "exit status: 0", "what an earlier process said is not told");
+        let hinted = outcome("echo error: no; echo hint: yes; exit 1", &log, None).await;
+        assert_eq!(hinted, "error: no (exit status: 1)");
         let killed = outcome("exec sleep 1000", &log, Some(Signal::KILL)).await;
         assert_eq!(killed, "signal: 9 (SIGKILL)");
         let missing = Program { path: "/nonexistent".into(), args: vec![], log: log.clone() };

@@ -1,0 +1,169 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use gsync_monitor::paths::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+
+/// Replicates directories to other machines, live.
+///
+/// A session is addressed by its name or, as in GlusterFS, by PRIMARY and SECONDARY.
+///
+/// Exit codes: 0 done (verify: equal), 1 different, 2 not done, 3 done but not active yet.
+#[derive(Parser, Debug)]
+#[command(version, name = "geo-rep")]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where things are.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Where sessions, indexes and logs are kept
+    #[arg(long, global = true, env = "GSYNC_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Where sockets are
+    #[arg(long, global = true, env = "GSYNC_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// Where the other programs are [default: beside this one, then PATH]
+    #[arg(long, global = true, hide = true, env = "GSYNC_BIN_DIR")]
+    pub bin_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Declare a session, after checking both sides
+    Create(Create),
+    /// Start replicating, and wait until the session is active
+    Start(Which),
+    /// Stop replicating; changes are recorded, so that nothing is missed
+    Stop(Which),
+    /// Stop for a while
+    Pause(Which),
+    /// Go on after a pause
+    Resume(Which),
+    /// Forget a stopped session; the secondary keeps its data
+    Delete(Which),
+    /// Show how the sessions are
+    Status(Look),
+    /// Show or change the settings of a session
+    Config(Config),
+    /// Compare both trees, after waiting for what is in flight
+    Verify(Verify),
+    /// Look into changelogs
+    Changelog {
+        #[command(subcommand)]
+        command: ChangelogCommand,
+    },
+    /// Show it: replicate a directory live, and verify
+    Quickstart(Quickstart),
+}
+
+#[derive(Args, Debug)]
+pub struct Create {
+    /// Directory to be replicated
+    pub primary: PathBuf,
+    /// Where to: an absolute directory, or [user@]host:/directory
+    pub secondary: String,
+    /// Name of the session [default: the directory's]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Port of sshd on the secondary
+    #[arg(long)]
+    pub ssh_port: Option<u16>,
+    /// Your own key for the secondary, used now only; the session gets a key of its own
+    #[arg(long)]
+    pub ssh_identity: Option<PathBuf>,
+    /// gsync-agent on the secondary [default: in PATH there, or where it is here]
+    #[arg(long)]
+    pub remote_agent: Option<String>,
+    /// Do not log in on the secondary; print the line for its authorized_keys instead
+    #[arg(long)]
+    pub no_push: bool,
+    /// Take a secondary that is not empty as it is
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Which {
+    /// Name of the session, or PRIMARY SECONDARY
+    #[arg(required = true, num_args = 1..=3, value_name = "SESSION")]
+    pub words: Vec<String>,
+    /// Do it although the session is in that state already
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Look {
+    /// Name of a session, or PRIMARY SECONDARY, and the word `detail` for more columns
+    #[arg(num_args = 0..=3, value_name = "SESSION | detail")]
+    pub words: Vec<String>,
+    /// Print one JSON object with everything
+    #[arg(long)]
+    pub json: bool,
+    /// Print again every two seconds
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Config {
+    /// Session, then nothing (list), NAME (show), NAME VALUE (set) or '!NAME' (reset)
+    #[arg(required = true, num_args = 1..=4, value_names = ["SESSION", "NAME", "VALUE"], allow_hyphen_values = true)]
+    pub words: Vec<String>,
+    /// Give a setting its default back
+    #[arg(long, value_name = "NAME")]
+    pub reset: Option<String>,
+    /// Print settings as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// Name of the session, or PRIMARY SECONDARY; with --paths two directories of this machine
+    #[arg(required = true, num_args = 1..=2, value_name = "SESSION")]
+    pub words: Vec<String>,
+    /// Compare two directories without a session
+    #[arg(long)]
+    pub paths: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Wait so many seconds at most for what is in flight
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ChangelogCommand {
+    /// Print the records of changelog files, one JSON object a line
+    Dump {
+        /// Changelog files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Print which times a brick's changelog tells of, and its gaps
+    History {
+        /// A brick's directory, or a directory of changelogs
+        brick: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Quickstart {
+    /// Replicate this directory instead of a sample; a few files are made and removed in it
+    #[arg(long)]
+    pub primary: Option<PathBuf>,
+    /// Replicate to this directory, or [user@]host:/directory
+    #[arg(long)]
+    pub secondary: Option<String>,
+}

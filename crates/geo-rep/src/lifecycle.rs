@@ -1,0 +1,102 @@
+//! Start, stop, pause, resume, delete.
+
+use std::time::{Duration, Instant};
+
+use cluster::{Secondary, Session, Transition};
+use gsync_monitor::api::Request;
+use gsync_monitor::status::SessionReport;
+
+use crate::address::Declared;
+use crate::cli::Which;
+use crate::exit::{Exit, problem};
+use crate::monitor::{Link, Monitor};
+
+/// How long `start` waits for the session to become active.
+const ACTIVE_LIMIT: Duration = Duration::from_secs(15);
+
+/// How often it looks.
+const ACTIVE_POLL: Duration = Duration::from_millis(100);
+
+/// Runs `geo-rep start|stop|pause|resume`.
+pub fn run(monitor: &Monitor, which: &Which, transition: Transition) -> anyhow::Result<Exit> {
+    let (mut link, declared) = monitor.reach_declared()?;
+    let (session, force) = find(&declared, which)?;
+    let request = Request::Transition { session: session.name.clone(), transition, force };
+    link.change(&request)?;
+    let doing = match transition {
+        Transition::Start => "Starting",
+        Transition::Stop => "Stopping",
+        Transition::Pause => "Pausing",
+        Transition::Resume => "Resuming",
+        Transition::Delete => "Deleting",
+    };
+    println!(
+        "{doing} geo-replication session between {} & {} has been successful",
+        session.primary, session.secondary
+    );
+    if !matches!(transition, Transition::Start | Transition::Resume) {
+        return Ok(Exit::Done);
+    }
+    let report = wait_active(&mut link, &session.name, ACTIVE_LIMIT)?;
+    if is_active(&report) {
+        return Ok(Exit::Done);
+    }
+    eprintln!("The session is not active yet:");
+    for row in report.bricks.iter().filter(|row| row.status != "Active") {
+        let error = if row.error.is_empty() { "no error so far" } else { &row.error };
+        eprintln!("  {}:{}: {}: {error}", row.primary_node, row.primary_brick, row.status);
+    }
+    eprintln!("hint: it is tried again by itself; 'geo-rep status {}' shows how it goes on", session.name);
+    Ok(Exit::NotActive)
+}
+
+/// Runs `geo-rep delete`.
+pub fn delete(monitor: &Monitor, which: &Which) -> anyhow::Result<Exit> {
+    let (mut link, declared) = monitor.reach_declared()?;
+    let (session, force) = find(&declared, which)?;
+    // The key goes with the session; its line over there has to be taken out by hand.
+    let key = std::fs::read_to_string(monitor.state.session_key(session.id).with_extension("pub")).ok();
+    let transition = Transition::Delete;
+    link.change(&Request::Transition { session: session.name.clone(), transition, force })?;
+    println!(
+        "Deleting geo-replication session between {} & {} has been successful",
+        session.primary, session.secondary
+    );
+    println!("The data on {} stays as it is.", session.secondary);
+    if let (Secondary::Ssh { .. }, Some(key)) = (&session.secondary, key) {
+        let key: Vec<&str> = key.split_whitespace().take(2).collect();
+        let to = session.secondary.destination().unwrap_or_default();
+        println!("Remove this key's line from authorized_keys of {to}:");
+        println!("{} geo-rep {}", key.join(" "), session.name);
+    }
+    Ok(Exit::Done)
+}
+
+/// Waits until a session is active, or the time is over; returns how it is then.
+pub fn wait_active(link: &mut Link, name: &str, limit: Duration) -> anyhow::Result<SessionReport> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let mut report = link.status(Some(name))?;
+        let Some(session) = report.sessions.pop() else {
+            return Err(problem(format!("the session '{name}' was deleted"), "geo-rep status"));
+        };
+        if is_active(&session) || Instant::now() > deadline {
+            return Ok(session);
+        }
+        std::thread::sleep(ACTIVE_POLL);
+    }
+}
+
+/// Whether every brick of a session is replicated, or would be by another node's worker.
+pub fn is_active(report: &SessionReport) -> bool {
+    !report.bricks.is_empty() && report.bricks.iter().all(|row| matches!(row.status.as_str(), "Active" | "Passive"))
+}
+
+/// The words behind the address may be GlusterFS's `force`.
+fn find<'a>(declared: &'a Declared, which: &Which) -> anyhow::Result<(&'a Session, bool)> {
+    match declared.find(&which.words)? {
+        (session, []) => Ok((session, which.force)),
+        (session, [word]) if word == "force" => Ok((session, true)),
+        (_, [word, ..]) => Err(problem(format!("'{word}' is not understood"), "name one session")),
+    }
+}
