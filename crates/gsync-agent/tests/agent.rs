@@ -423,6 +423,10 @@ fn a_version_outlives_a_crash_while_the_file_is_the_same() {
     let have = |n| Item::Have { gfid: gfid(n), version };
     let outcomes = worker.apply(vec![have(1), have(2), have(3)], vec![]).unwrap().0;
     assert_eq!(outcomes, [Outcome::Done, Outcome::NeedContent, Outcome::NeedContent]);
+    // Nor when it looks the same again.
+    let attributes = Item::Attributes { gfid: gfid(2), object: file_object(b"content", 1) };
+    let outcomes = worker.apply(vec![attributes, have(2)], vec![]).unwrap().0;
+    assert_eq!(outcomes, [Outcome::Done, Outcome::NeedContent]);
 }
 
 #[test]
@@ -538,11 +542,12 @@ fn a_reader_sees_old_or_new_content_and_nothing_between() {
         let mut channel = worker.stage_channel();
         let content = |n: u32| format!("{n:08}").repeat(20_000).into_bytes();
         new_file(&mut worker, &mut channel, "f", gfid(1), &content(0), 1);
+        new_file(&mut worker, &mut channel, "single", gfid(2), &content(0), 1);
         let link = Item::Bind { place: place(ROOT, "g"), gfid: gfid(1), from: None, object: file_object(b"", 1) };
         assert_eq!(worker.apply(vec![link], vec![]).unwrap().0, [Outcome::Done]);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let readers: Vec<_> = ["f", "g"]
+            let readers: Vec<_> = ["f", "g", "single"]
                 .map(|name| {
                     let (path, stop) = (root.path().join(name), &stop);
                     scope.spawn(move || {
@@ -558,6 +563,7 @@ fn a_reader_sees_old_or_new_content_and_nothing_between() {
                 })
                 .into();
             for i in 1..100 {
+                new_file(&mut worker, &mut channel, "single", gfid(2), &content(i), i);
                 if i % 3 == 0 {
                     // Another object takes the name, by a new file or over by rename.
                     let other = gfid(1000 + i);
