@@ -1,0 +1,149 @@
+//! What a worker asks about one brick, answered from index and disk.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use changelog::Gfid;
+use posix::{Kind, Object};
+use protocol::Place;
+use protocol::brick::{Look, Names};
+use rustix::fs::OFlags;
+
+use crate::disk::{DirCache, Disk, Whereabouts};
+use crate::error::{Error, Result};
+use crate::index::{Row, View};
+use crate::slot::Slot;
+
+/// Names of one object that are verified and returned.
+const NAMES_MAX: usize = 4096;
+
+/// Answers one request; the index is seen as of its begin.
+pub struct Answers<'a> {
+    view: View,
+    disk: &'a Disk,
+    dirs: DirCache,
+}
+
+impl<'a> Answers<'a> {
+    /// With this view.
+    pub fn new(view: View, disk: &'a Disk) -> Answers<'a> {
+        Answers { view, disk, dirs: DirCache::default() }
+    }
+
+    /// Which object is at a name?
+    ///
+    /// # Errors
+    /// As all methods here: what the index says. What the disk says is part of the answer where it has a place there.
+    pub fn look(&mut self, place: &Place) -> Result<Look> {
+        if !place.is_valid() {
+            return Ok(Look::Failed(libc::EINVAL));
+        }
+        let slot = Slot::new(place.parent, &place.name);
+        let (fd, gfid) = match self.look_at_name(&slot)? {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Look::Absent),
+            Err(error) => return Ok(Look::Failed(errno(&error))),
+        };
+        if self.view.object(gfid)?.is_none() {
+            return Ok(Look::Unrecorded);
+        }
+        Ok(match Object::read(fd.as_fd()) {
+            Ok(object) => Look::Present(gfid, object),
+            Err(error) => Look::Failed(errno(&error)),
+        })
+    }
+
+    fn look_at_name(&mut self, slot: &Slot) -> Result<io::Result<Option<(OwnedFd, Gfid)>>> {
+        let parent = self.view.object(slot.parent)?.filter(Row::is_dir);
+        let Some(dir) = parent.and_then(|row| row.handle) else { return Ok(Ok(None)) };
+        let found = self.dirs.look(self.disk, slot, &dir);
+        Ok(found.map(|found| found.map(|(fd, seen)| (fd, seen.gfid))))
+    }
+
+    /// What does an object look like? `None`: gone.
+    pub fn stat(&mut self, gfid: Gfid) -> Result<Option<Object>> {
+        match self.open_path(gfid)? {
+            Some(fd) => Ok(Some(Object::read(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))?)),
+            None => Ok(None),
+        }
+    }
+
+    fn open_path(&self, gfid: Gfid) -> Result<Option<OwnedFd>> {
+        let Some(handle) = self.view.object(gfid)?.and_then(|row| row.handle) else { return Ok(None) };
+        let looked = self.disk.look_at(&handle).map_err(Error::io("look into", self.disk.path()))?;
+        Ok(looked.map(|(fd, _)| fd))
+    }
+
+    /// Under which names does an object live?
+    pub fn names(&mut self, gfid: Gfid) -> Result<Names> {
+        let Some(row) = self.view.object(gfid)? else { return Ok(Names::Gone) };
+        let mut verified = Vec::new();
+        let mut object = None;
+        for slot in self.view.names(gfid, NAMES_MAX)? {
+            let looked = self.look_at_name(&slot)?.map_err(Error::io("look into", self.disk.path()))?;
+            if let Some((fd, found)) = looked
+                && found == gfid
+            {
+                object = Some(fd);
+                verified.push(Place { parent: slot.parent, name: slot.name.into_vec() });
+            }
+        }
+        let fd = match object {
+            Some(fd) => fd,
+            None => {
+                let Some(handle) = &row.handle else {
+                    // Told by the changelog only, and not where that says: the crawl will find out.
+                    return Err(Error::Unsuitable("the brick is being crawled, ask again later".into()));
+                };
+                let Some(fd) = self.open_path(gfid)? else { return Ok(Names::Gone) };
+                if gfid != Gfid::ROOT {
+                    verified.extend(self.unrecorded_name(gfid, handle)?);
+                }
+                fd
+            }
+        };
+        let object = Object::read(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))?;
+        Ok(Names::Alive(object, verified))
+    }
+
+    /// Where an object was moved just now, if that is in a recorded directory.
+    fn unrecorded_name(&mut self, gfid: Gfid, handle: &crate::handle::Handle) -> Result<Option<Place>> {
+        let whereabouts = self.disk.locate(handle).map_err(Error::io("look into", self.disk.path()))?;
+        let Whereabouts::Maybe(dir, name) = whereabouts else { return Ok(None) };
+        let slot = Slot { parent: self.disk.namer().gfid(&dir), name };
+        let found = self.look_at_name(&slot)?.map_err(Error::io("look into", self.disk.path()))?;
+        Ok(found.filter(|(_, found)| *found == gfid).map(|_| Place { parent: slot.parent, name: slot.name.into_vec() }))
+    }
+
+    /// Opens a regular file for reading; the error is an `errno`, `ENOENT` where it is gone.
+    pub fn open(&mut self, gfid: Gfid) -> Result<std::result::Result<OwnedFd, i32>> {
+        let row = self.view.object(gfid)?;
+        let Some((kind, handle)) = row.and_then(|row| Some((row.kind, row.handle?))) else {
+            return Ok(Err(libc::ENOENT));
+        };
+        if kind != Kind::File {
+            return Ok(Err(libc::EINVAL));
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        // The access times of the primary are not for us to change.
+        let opened = match self.disk.open_handle(&handle, flags | OFlags::NOATIME) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => self.disk.open_handle(&handle, flags),
+            other => other,
+        };
+        let fd = match opened {
+            Ok(Some(fd)) => fd,
+            Ok(None) => return Ok(Err(libc::ENOENT)),
+            Err(error) => return Ok(Err(errno(&error))),
+        };
+        Ok(match Object::read_stat(fd.as_fd()) {
+            Ok(object) if object.nlink == 0 => Err(libc::ENOENT),
+            Ok(object) if object.kind != Kind::File => Err(libc::EINVAL),
+            Ok(_) => Ok(fd),
+            Err(error) => Err(errno(&error)),
+        })
+    }
+}
+
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}

@@ -1,0 +1,352 @@
+//! The threads of one file system: one collects events, one drives the bricks.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use changelog::Position;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::brick::{BATCH_MAX, Brick, BrickSpec};
+use crate::dirty::{Dirty, Taken};
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::group::Group;
+use crate::index::Index;
+
+/// Events are collected at most this often: what happens to one object in between is merged by the kernel, which
+/// costs writers less than a reader that takes every event alone.
+const DRAIN_EVERY: Duration = Duration::from_millis(5);
+
+/// How often the threads look whether they are to stop, and how late anything else may be.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// A brick that failed is opened again after this time.
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a barrier waits for objects that are moved to and fro.
+const BARRIER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// An answer to whoever sent a command.
+pub type Reply<T> = SyncSender<std::result::Result<T, String>>;
+
+/// What the driving thread is asked to do.
+pub enum Command {
+    /// Drive this brick too.
+    Attach(Arc<Attached>, Reply<()>),
+    /// Write everything down and let go of the brick.
+    Detach([u8; 16], Reply<()>),
+    /// See `BrickRequest::Barrier`.
+    Barrier([u8; 16], Reply<Position>),
+    /// Write everything down and end.
+    Stop(Reply<()>),
+}
+
+/// A brick as other threads see it.
+pub struct Attached {
+    /// What it was attached as.
+    pub spec: BrickSpec,
+    /// Its directory.
+    pub disk: Arc<Disk>,
+    /// Its index; `None` while it failed.
+    pub index: RwLock<Option<Arc<Index>>>,
+    /// Whether a crawl is running.
+    pub crawling: AtomicBool,
+    /// The last error, empty if there is none.
+    pub error: Mutex<String>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    state: Mutex<InboxState>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct InboxState {
+    dirty: Dirty,
+    commands: Vec<Command>,
+    /// Nobody will read commands any more.
+    closed: bool,
+}
+
+/// The threads of one file system, as others see them.
+pub struct Pipeline {
+    inbox: Arc<Inbox>,
+    group: Arc<Mutex<Group>>,
+    stopping: Arc<AtomicBool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Pipeline {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start(group: Group) -> Result<Pipeline> {
+        let failed = || Error::io("start", "the threads of a file system");
+        let poll_fd = group.poll_fd().map_err(failed())?;
+        let inbox = Arc::new(Inbox::default());
+        let group = Arc::new(Mutex::new(group));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let collector = {
+            let (inbox, group, stopping) = (inbox.clone(), group.clone(), stopping.clone());
+            move || collect(&poll_fd, &group, &inbox, &stopping)
+        };
+        let driver = Driver { inbox: inbox.clone(), group: group.clone(), bricks: Vec::new(), waiting: Vec::new() };
+        let threads = vec![
+            std::thread::Builder::new().name("collect".into()).spawn(collector).map_err(failed())?,
+            std::thread::Builder::new().name("drive".into()).spawn(move || driver.run()).map_err(failed())?,
+        ];
+        Ok(Pipeline { inbox, group, stopping, threads: Mutex::new(threads) })
+    }
+
+    /// Sends a command to the driving thread.
+    pub fn send(&self, command: Command) {
+        let mut state = lock(&self.inbox.state);
+        if !state.closed {
+            state.commands.push(command);
+            self.inbox.wake.notify_one();
+        }
+    }
+
+    /// The group, to mute directories.
+    pub fn group(&self) -> MutexGuard<'_, Group> {
+        lock(&self.group)
+    }
+
+    /// Waits for the threads, after [`Command::Stop`] was answered.
+    pub fn join(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        for thread in lock(&self.threads).drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes events out of the kernel as they come.
+fn collect(poll_fd: &OwnedFd, group: &Mutex<Group>, inbox: &Inbox, stopping: &AtomicBool) {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: IDLE.as_nanos() as i64 };
+    while !stopping.load(Ordering::Relaxed) {
+        let mut fds = [PollFd::new(poll_fd, PollFlags::IN)];
+        if !matches!(poll(&mut fds, Some(&timeout)), Ok(1..)) {
+            continue;
+        }
+        drain(group, inbox);
+        inbox.wake.notify_one();
+        std::thread::sleep(DRAIN_EVERY);
+    }
+}
+
+fn drain(group: &Mutex<Group>, inbox: &Inbox) {
+    let result = lock(group).drain(|fill| fill(&mut lock(&inbox.state).dirty));
+    if let Err(error) = result {
+        // Nothing can be read: what happened is unknown.
+        tracing::error!(%error, "events cannot be read");
+        lock(&inbox.state).dirty.absorb_overflow();
+    }
+}
+
+struct Driven {
+    attached: Arc<Attached>,
+    /// `None` while it failed.
+    brick: Option<Brick>,
+    reopen_at: Instant,
+}
+
+struct Waiting {
+    brick: [u8; 16],
+    reply: Reply<Position>,
+    patience_until: Instant,
+}
+
+/// Owns the bricks.
+struct Driver {
+    inbox: Arc<Inbox>,
+    group: Arc<Mutex<Group>>,
+    bricks: Vec<Driven>,
+    waiting: Vec<Waiting>,
+}
+
+impl Driver {
+    fn run(mut self) {
+        loop {
+            let (commands, taken, overflow) = self.next();
+            if overflow {
+                tracing::warn!("events were lost; all bricks of the file system are crawled");
+                self.each(Brick::start_crawl);
+            }
+            if !taken.slots.is_empty() || !taken.objects.is_empty() {
+                self.each(|brick| brick.events(&taken));
+            }
+            for command in commands {
+                if self.obey(command) {
+                    let mut state = lock(&self.inbox.state);
+                    state.closed = true;
+                    state.commands.clear();
+                    return;
+                }
+            }
+            self.each(Brick::background);
+            self.reopen_failed();
+            self.answer_barriers();
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn next(&self) -> (Vec<Command>, Taken, bool) {
+        let bricks = || self.bricks.iter().filter_map(|driven| driven.brick.as_ref());
+        let mut state = lock(&self.inbox.state);
+        if !bricks().any(Brick::busy) && state.commands.is_empty() && state.dirty.is_quiet() {
+            let next_call = bricks().filter_map(Brick::next_call).min();
+            let wait = next_call.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()).min(IDLE));
+            state = self.inbox.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let overflow = state.dirty.take_overflow();
+        (std::mem::take(&mut state.commands), state.dirty.take(BATCH_MAX), overflow)
+    }
+
+    /// Does something with every brick; one that fails is closed, to be opened again.
+    fn each(&mut self, mut work: impl FnMut(&mut Brick) -> Result<()>) {
+        for driven in &mut self.bricks {
+            if let Some(brick) = &mut driven.brick
+                && let Err(error) = work(brick)
+            {
+                driven.fail(&error);
+            }
+        }
+    }
+
+    /// Carries a command out. Returns whether the thread is to end.
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::Attach(attached, reply) => {
+                let mut driven = Driven { attached, brick: None, reopen_at: Instant::now() };
+                let result = driven.open();
+                if result.is_ok() {
+                    self.bricks.push(driven);
+                }
+                drop(reply.send(result.map_err(|error| error.chain())));
+            }
+            Command::Detach(id, reply) => {
+                self.catch_up();
+                let mut result = Ok(());
+                self.bricks.retain_mut(|driven| {
+                    if driven.attached.spec.id != id {
+                        return true;
+                    }
+                    result = driven.close();
+                    false
+                });
+                drop(reply.send(result.map_err(|error| error.chain())));
+            }
+            Command::Barrier(brick, reply) => {
+                self.catch_up();
+                self.waiting.push(Waiting { brick, reply, patience_until: Instant::now() + BARRIER_PATIENCE });
+            }
+            Command::Stop(reply) => {
+                self.catch_up();
+                for driven in &mut self.bricks {
+                    if let Err(error) = driven.close() {
+                        tracing::error!(path = %driven.attached.spec.path.display(), error = %error.chain(), "not closed cleanly");
+                    }
+                }
+                self.bricks.clear();
+                drop(reply.send(Ok(())));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Works on everything that happened before this call.
+    fn catch_up(&mut self) {
+        drain(&self.group, &self.inbox);
+        let (taken, overflow) = {
+            let mut state = lock(&self.inbox.state);
+            (state.dirty.take(usize::MAX), state.dirty.take_overflow())
+        };
+        if overflow {
+            self.each(Brick::start_crawl);
+        }
+        self.each(|brick| {
+            brick.events(&taken)?;
+            brick.pay_owed(true)
+        });
+    }
+
+    fn reopen_failed(&mut self) {
+        for driven in &mut self.bricks {
+            if driven.brick.is_none() && Instant::now() >= driven.reopen_at {
+                if let Err(error) = driven.open() {
+                    driven.fail(&error);
+                } else {
+                    tracing::info!(path = %driven.attached.spec.path.display(), "brick opened again");
+                }
+            }
+            let crawling = driven.brick.as_ref().is_none_or(Brick::crawling);
+            driven.attached.crawling.store(crawling, Ordering::Relaxed);
+        }
+    }
+
+    fn answer_barriers(&mut self) {
+        let now = Instant::now();
+        let bricks = &mut self.bricks;
+        self.waiting.retain(|waiting| {
+            let driven = bricks.iter_mut().find(|driven| driven.attached.spec.id == waiting.brick);
+            let Some(driven) = driven else {
+                drop(waiting.reply.send(Err("the brick is not attached".into())));
+                return false;
+            };
+            let Some(brick) = &mut driven.brick else {
+                drop(waiting.reply.send(Err(lock(&driven.attached.error).clone())));
+                return false;
+            };
+            if !brick.settled() && (brick.busy() || now < waiting.patience_until) {
+                return true;
+            }
+            let answer = brick.pay_owed(true).map(|()| brick.position());
+            drop(waiting.reply.send(answer.map_err(|error| error.chain())));
+            false
+        });
+    }
+}
+
+impl Driven {
+    fn open(&mut self) -> Result<()> {
+        let brick = Brick::open(self.attached.spec.clone(), self.attached.disk.clone())?;
+        let mut index = self.attached.index.write().unwrap_or_else(PoisonError::into_inner);
+        *index = Some(brick.index().clone());
+        self.attached.crawling.store(true, Ordering::Relaxed);
+        lock(&self.attached.error).clear();
+        self.brick = Some(brick);
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &Error) {
+        let error = error.chain();
+        tracing::error!(path = %self.attached.spec.path.display(), %error, "brick failed, opened again soon");
+        *lock(&self.attached.error) = error;
+        self.let_go();
+        self.reopen_at = Instant::now() + REOPEN_AFTER;
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let result = self.brick.as_mut().map_or(Ok(()), Brick::finish);
+        self.let_go();
+        result
+    }
+
+    /// Closes index and changelog, also for those who answer questions.
+    fn let_go(&mut self) {
+        *self.attached.index.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.brick = None;
+    }
+}

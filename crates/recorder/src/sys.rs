@@ -1,0 +1,93 @@
+//! The system calls that no crate of ours wraps: fanotify, file handles, waiting for a signal.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::handle::{HANDLE_BYTES_MAX, Handle};
+
+/// `struct file_handle` with room for the longest handle.
+#[repr(C)]
+struct RawHandle {
+    bytes: u32,
+    kind: i32,
+    data: [u8; HANDLE_BYTES_MAX],
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Opens a notification group.
+pub fn fanotify_init(flags: u32) -> io::Result<OwnedFd> {
+    let event_flags = (libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC) as u32;
+    // SAFETY: the call takes two integers.
+    let fd = check(unsafe { libc::fanotify_init(flags, event_flags) })?;
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Adds or removes a mark on what `object` is (its inode or its file system, as `flags` say).
+pub fn fanotify_mark(group: BorrowedFd<'_>, flags: u32, mask: u64, object: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both descriptors are open while they are borrowed; a null path means the object itself.
+    check(unsafe { libc::fanotify_mark(group.as_raw_fd(), flags, mask, object.as_raw_fd(), std::ptr::null()) })?;
+    Ok(())
+}
+
+/// Asks for the file handle of an open object (`O_PATH` will do).
+pub fn handle_of(object: BorrowedFd<'_>) -> io::Result<Handle> {
+    let mut raw = RawHandle { bytes: HANDLE_BYTES_MAX as u32, kind: 0, data: [0; HANDLE_BYTES_MAX] };
+    let mut mount_id = 0;
+    // SAFETY: `raw` has the layout of struct file_handle and says how much room it has; the name is empty and
+    // terminated; both outlive the call.
+    check(unsafe {
+        libc::name_to_handle_at(
+            object.as_raw_fd(),
+            c"".as_ptr(),
+            (&raw mut raw).cast::<libc::file_handle>(),
+            &raw mut mount_id,
+            libc::AT_EMPTY_PATH,
+        )
+    })?;
+    let bytes = raw.data.get(..raw.bytes as usize).ok_or(io::ErrorKind::InvalidData)?;
+    Handle::new(raw.kind, bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Opens an object by its handle; `mount` is any open (not `O_PATH`) object of the same mount.
+pub fn open_by_handle(mount: BorrowedFd<'_>, handle: &Handle, flags: i32) -> io::Result<OwnedFd> {
+    let bytes = handle.bytes();
+    let mut raw = RawHandle { bytes: bytes.len() as u32, kind: handle.kind(), data: [0; HANDLE_BYTES_MAX] };
+    raw.data[..bytes.len()].copy_from_slice(bytes);
+    // SAFETY: `raw` has the layout of struct file_handle, is filled up to `bytes`, and outlives the call.
+    let fd = check(unsafe {
+        libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut raw).cast::<libc::file_handle>(), flags | libc::O_CLOEXEC)
+    })?;
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The signals that ask the process to stop, held back from every thread so that [`StopSignals::wait`] gets them.
+pub struct StopSignals(libc::sigset_t);
+
+impl StopSignals {
+    /// Holds SIGTERM and SIGINT back; to be called before any thread is started.
+    pub fn block() -> io::Result<StopSignals> {
+        // SAFETY: an all-zero sigset_t is valid memory, and sigemptyset initialises it.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `set` is ours and lives through the calls.
+        let error = unsafe {
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
+        };
+        if error == 0 { Ok(StopSignals(set)) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+
+    /// Waits for one of them.
+    pub fn wait(&self) {
+        let mut signal = 0;
+        // SAFETY: both pointers are to our own memory.
+        while unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } != 0 {}
+    }
+}

@@ -1,0 +1,79 @@
+//! Small file systems in images, mounted for the time of a test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// What the recorder supports.
+pub const KINDS: [&str; 4] = ["ext4", "xfs", "btrfs", "tmpfs"];
+
+/// A mounted file system; unmounted when dropped, also by a panic.
+pub struct FileSystem {
+    dir: TempDir,
+}
+
+impl FileSystem {
+    /// Makes one. `None`, and a line on standard error, where that is not possible here.
+    pub fn new(kind: &str) -> Option<FileSystem> {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("fs");
+        std::fs::create_dir(&root).unwrap();
+        let image = dir.path().join("image");
+        let result = match kind {
+            "tmpfs" => run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&root)),
+            _ => {
+                std::fs::File::create(&image).unwrap().set_len(400 << 20).unwrap();
+                let quiet = if kind == "ext4" { "-qF" } else { "-q" };
+                run(Command::new(format!("mkfs.{kind}")).arg(quiet).arg(&image))
+                    .and_then(|()| run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&root)))
+            }
+        };
+        match result {
+            Ok(()) => Some(FileSystem { dir }),
+            Err(reason) => {
+                eprintln!("SKIPPED on {kind}: {reason}");
+                None
+            }
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("fs")
+    }
+
+    /// A directory in it, made if it is missing.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let dir = self.root().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    /// A directory beside it, on another file system.
+    pub fn outside(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for FileSystem {
+    fn drop(&mut self) {
+        for attempt in 0..50 {
+            match run(Command::new("umount").arg(self.root())) {
+                Ok(()) => return,
+                Err(reason) if attempt == 49 => eprintln!("not unmounted: {reason}"),
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(100)),
+            }
+        }
+        drop(run(Command::new("umount").arg("-l").arg(self.root())));
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    }
+}

@@ -1,0 +1,92 @@
+//! A recorder process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::client::{Admin, Client};
+
+/// Identity of the tests' first brick.
+pub const BRICK: [u8; 16] = [7; 16];
+
+/// A running recorder; killed when dropped.
+pub struct Recorder {
+    run: TempDir,
+    child: Child,
+}
+
+impl Recorder {
+    /// Starts it and waits until it listens.
+    pub fn start(arguments: &[&str]) -> Recorder {
+        let run = tempfile::tempdir().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_gsync-recorder"))
+            .arg("--socket")
+            .arg(run.path().join("s/socket"))
+            .args(["--log-level", &std::env::var("GSYNC_TEST_LOG").unwrap_or("warn".into())])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let recorder = Recorder { run, child };
+        super::wait_for("the recorder's socket", || std::os::unix::net::UnixStream::connect(recorder.socket()).is_ok());
+        recorder
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run.path().join("s/socket")
+    }
+
+    /// A connection for administration.
+    pub fn admin(&self) -> Admin {
+        Admin::connect(&self.socket())
+    }
+
+    /// Attaches the first brick.
+    pub fn attach(&self, path: &Path, state: &Path) {
+        self.admin().attach(BRICK, path, state).unwrap();
+    }
+
+    /// Attaches the first brick, waits for its crawl, and connects to it.
+    pub fn follow(&self, path: &Path, state: &Path) -> Client {
+        self.attach(path, state);
+        self.client()
+    }
+
+    /// A connection to the first brick.
+    pub fn client(&self) -> Client {
+        Client::connect(&self.socket(), BRICK).unwrap()
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to stop and waits for that.
+    pub fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    /// Kills it.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Freezes it, or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,90 @@
+//! The changelog under load, applied strictly, gives the tree of the disk.
+
+mod common;
+
+use common::model::assert_index_fresh;
+use common::writers::mess_from_four;
+use common::{FileSystem, KINDS, Model, Recorder, seed};
+
+fn runs() -> u64 {
+    std::env::var("GSYNC_FUZZ_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+fn ops() -> usize {
+    std::env::var("GSYNC_FUZZ_OPS").ok().and_then(|text| text.parse().ok()).unwrap_or(3000)
+}
+
+/// How recorder and writers run beside each other.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Mode {
+    Live,
+    /// The recorder sleeps while the writers work: everything that can be merged is.
+    Lazy,
+    /// The recorder is stopped while the writers work.
+    Outage,
+    /// As lazy, with a queue that overflows.
+    Overflow,
+}
+
+fn fuzz(kind: &str, mode: Mode) {
+    let seed = seed(&format!("fuzz {kind} {mode:?}"));
+    for run in 0..runs() {
+        let Some(filesystem) = FileSystem::new(kind) else { return };
+        let (brick, outside) = (filesystem.dir("brick"), filesystem.dir("outside"));
+        let state = filesystem.dir("state");
+        let seed = seed + run;
+        mess_from_four(&brick, &outside, 200, seed);
+        let arguments: &[&str] = if mode == Mode::Overflow { &["--limited-queue"] } else { &[] };
+        let mut recorder = Recorder::start(arguments);
+        let mut client = recorder.follow(&brick, &state);
+        let mut model = Model::default();
+        for round in 0..2 {
+            let seed = seed.wrapping_add(round << 32);
+            match mode {
+                Mode::Live => mess_from_four(&brick, &outside, ops(), seed),
+                Mode::Lazy | Mode::Overflow => {
+                    client.barrier();
+                    recorder.freeze(true);
+                    let count = if mode == Mode::Overflow { ops() * 8 } else { ops() };
+                    mess_from_four(&brick, &outside, count, seed);
+                    recorder.freeze(false);
+                }
+                Mode::Outage => {
+                    client.barrier();
+                    recorder.stop();
+                    mess_from_four(&brick, &outside, ops(), seed);
+                    recorder = Recorder::start(arguments);
+                    client = recorder.follow(&brick, &state);
+                }
+            }
+            client.barrier();
+            model.read(&client.journal);
+            model.assert_equals_disk(&brick);
+            model.assert_data_announced(&brick);
+        }
+        eprintln!("{kind} {mode:?}: {} records, {} parked", model.records, model.parks);
+        recorder.stop();
+        assert!(model.read(&state.join("changelogs")).is_empty(), "something was recorded after the barrier");
+        assert_index_fresh(&state.join("index.redb"), &brick, &model);
+    }
+}
+
+#[test]
+fn live() {
+    KINDS.into_iter().for_each(|kind| fuzz(kind, Mode::Live));
+}
+
+#[test]
+fn lazy() {
+    KINDS.into_iter().for_each(|kind| fuzz(kind, Mode::Lazy));
+}
+
+#[test]
+fn outage() {
+    KINDS.into_iter().for_each(|kind| fuzz(kind, Mode::Outage));
+}
+
+#[test]
+fn overflow() {
+    ["ext4", "tmpfs"].into_iter().for_each(|kind| fuzz(kind, Mode::Overflow));
+}
