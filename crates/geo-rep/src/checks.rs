@@ -72,9 +72,7 @@ pub fn local_secondary(path: &Path) -> anyhow::Result<(PathBuf, Place)> {
                 )),
             }
         }
-        Err(error) => {
-            Err(problem(format!("the secondary {shown} cannot be looked at: {error}"), "check its path"))
-        }
+        Err(error) => Err(problem(format!("the secondary {shown} cannot be looked at: {error}"), "check its path")),
     }
 }
 
@@ -155,7 +153,16 @@ pub fn is_free(secondary: &Secondary, declared: &Declared) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Refuses a name that cannot be one or is taken; without a name one is made from the directory's.
+/// Refuses a name that cannot be one.
+pub fn is_possible_name(name: &str) -> anyhow::Result<()> {
+    if cluster::ids::is_name(name) {
+        return Ok(());
+    }
+    let hint = "a name has 1 to 64 letters, digits, '.', '_' or '-' and begins with a letter or digit";
+    Err(problem(format!("'{name}' cannot name a session"), hint))
+}
+
+/// Refuses a name that is taken; without a name one is made from the directory's.
 pub fn name(wanted: Option<&str>, primary: &Path, declared: &Declared) -> anyhow::Result<String> {
     let is_taken = |name: &str| declared.sessions.iter().any(|session| session.name == name);
     let Some(name) = wanted else {
@@ -164,10 +171,6 @@ pub fn name(wanted: Option<&str>, primary: &Path, declared: &Declared) -> anyhow
         let free = std::iter::once(base.clone()).chain(numbered).find(|name| !is_taken(name));
         return Ok(free.unwrap_or(base));
     };
-    if !cluster::ids::is_name(name) {
-        let hint = "a name has 1 to 64 letters, digits, '.', '_' or '-' and begins with a letter or digit";
-        return Err(problem(format!("'{name}' cannot name a session"), hint));
-    }
     if is_taken(name) {
         return Err(problem(format!("there is already a session named '{name}'"), "choose another one with --name"));
     }

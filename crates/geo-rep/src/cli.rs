@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -114,7 +115,7 @@ pub struct Look {
 #[derive(Args, Debug)]
 pub struct Config {
     /// Session, then nothing (list), NAME (show), NAME VALUE (set) or '!NAME' (reset)
-    #[arg(required = true, num_args = 1..=4, value_names = ["SESSION", "NAME", "VALUE"], allow_hyphen_values = true)]
+    #[arg(required = true, num_args = 1..=4, value_name = "SESSION [NAME [VALUE]]")]
     pub words: Vec<String>,
     /// Give a setting its default back
     #[arg(long, value_name = "NAME")]
@@ -166,4 +167,54 @@ pub struct Quickstart {
     /// Replicate to this directory, or [user@]host:/directory
     #[arg(long)]
     pub secondary: Option<String>,
+}
+
+/// Options that may stand behind `config`; anything else with a dash there is the value of a setting.
+const CONFIG_OPTIONS: [&str; 8] =
+    ["--json", "--reset", "--state-dir", "--run-dir", "--bin-dir", "--help", "-h", "--version"];
+
+/// Marks the value of a setting that begins with a dash, such as `-4` for ssh-options, so that it is not taken for an
+/// option of ours.
+pub fn mark_value(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut marked: Vec<OsString> = Vec::new();
+    let (mut is_config, mut is_marked) = (false, false);
+    for word in words {
+        let text = word.to_string_lossy();
+        let is_option = CONFIG_OPTIONS.iter().any(|o| text == *o || text.starts_with(&format!("{o}=")));
+        if is_config && !is_marked && text.starts_with('-') && !is_option {
+            is_marked = true;
+            if text != "--" {
+                marked.push("--".into());
+            }
+        }
+        is_config |= text == "config";
+        marked.push(word);
+    }
+    marked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_options_is_sound() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn values_may_begin_with_a_dash() {
+        for (line, want) in [
+            ("geo-rep config s ssh-options -4", "geo-rep config s ssh-options -- -4"),
+            ("geo-rep config s --json", "geo-rep config s --json"),
+            ("geo-rep config s --reset x --state-dir=/d", "geo-rep config s --reset x --state-dir=/d"),
+            ("geo-rep config s ssh-options -- -4 -6", "geo-rep config s ssh-options -- -4 -6"),
+            ("geo-rep status --json", "geo-rep status --json"),
+            ("geo-rep start s --force", "geo-rep start s --force"),
+        ] {
+            let marked = mark_value(line.split(' ').map(Into::into));
+            assert_eq!(marked.join(" ".as_ref()), *want);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use cluster::{Secondary, Session, SessionId};
 use gsync_monitor::api::Request;
 
-use crate::address::{Declared, SECONDARY_HINT};
+use crate::address::SECONDARY_HINT;
 use crate::checks::{self, Place};
 use crate::cli::Create;
 use crate::exit::{Exit, problem};
@@ -30,6 +30,7 @@ pub fn create(monitor: &Monitor, wanted: &Create) -> anyhow::Result<Session> {
     require_root()?;
     let parsed = wanted.secondary.parse::<Secondary>();
     let secondary = parsed.map_err(|error| problem(error.to_string(), SECONDARY_HINT))?;
+    wanted.name.as_deref().map_or(Ok(()), checks::is_possible_name)?;
     let primary = checks::primary(&wanted.primary)?;
     checks::is_apart_from_state("primary", &primary, &[monitor.state.path(), monitor.run.path()])?;
     match &secondary {
@@ -48,7 +49,8 @@ fn create_local(monitor: &Monitor, wanted: &Create, primary: &Path, path: &Path)
     checks::is_apart_from_state("secondary", &path, &[monitor.state.path(), monitor.run.path()])?;
     checks::is_usable(place, &path.display().to_string(), wanted.force)?;
     let secondary = Secondary::Local { path: path.clone() };
-    let (mut link, declared) = reach(monitor)?;
+    // The monitor comes last: a mistake that shows without it does not even start it.
+    let (mut link, declared) = monitor.reach_declared()?;
     let name = checks::name(wanted.name.as_deref(), primary, &declared)?;
     checks::is_free(&secondary, &declared)?;
     if place == Place::Missing {
@@ -62,7 +64,7 @@ fn create_local(monitor: &Monitor, wanted: &Create, primary: &Path, path: &Path)
 }
 
 fn create_ssh(monitor: &Monitor, wanted: &Create, primary: &Path, secondary: &Secondary) -> anyhow::Result<Session> {
-    let (mut link, declared) = reach(monitor)?;
+    let (mut link, declared) = monitor.reach_declared()?;
     let name = checks::name(wanted.name.as_deref(), primary, &declared)?;
     checks::is_free(secondary, &declared)?;
     let id = SessionId::random();
@@ -82,11 +84,6 @@ fn create_ssh(monitor: &Monitor, wanted: &Create, primary: &Path, secondary: &Se
     let session = declare(&mut link, id, name, primary, secondary.clone(), settings)?;
     pairing.keep();
     Ok(session)
-}
-
-/// Connects to the monitor last, so that a mistake that shows without it does not even start it.
-fn reach(monitor: &Monitor) -> anyhow::Result<(Link, Declared)> {
-    monitor.reach_declared()
 }
 
 fn declare(

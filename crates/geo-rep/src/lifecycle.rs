@@ -30,10 +30,7 @@ pub fn run(monitor: &Monitor, which: &Which, transition: Transition) -> anyhow::
         Transition::Resume => "Resuming",
         Transition::Delete => "Deleting",
     };
-    println!(
-        "{doing} geo-replication session between {} & {} has been successful",
-        session.primary, session.secondary
-    );
+    println!("{doing} geo-replication session between {} & {} has been successful", session.primary, session.secondary);
     if !matches!(transition, Transition::Start | Transition::Resume) {
         return Ok(Exit::Done);
     }

@@ -36,7 +36,7 @@ use crate::exit::Exit;
 use crate::monitor::Monitor;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(cli::mark_value(std::env::args_os()));
     match run(arguments) {
         Ok(exit) => exit.into(),
         Err(error) => {

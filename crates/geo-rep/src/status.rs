@@ -50,7 +50,9 @@ pub fn run(monitor: &Monitor, look: &Look) -> anyhow::Result<Exit> {
         [] => None,
         words => match declared.find(words)? {
             (session, []) => Some(session.name.clone()),
-            (_, [word, ..]) => return Err(problem(format!("'{word}' is not understood"), "geo-rep status [SESSION] [detail]")),
+            (_, [word, ..]) => {
+                return Err(problem(format!("'{word}' is not understood"), "geo-rep status [SESSION] [detail]"));
+            }
         },
     };
     loop {

@@ -140,12 +140,7 @@ impl Tools {
         let file = self.run.worker_config(key.session, spec.number);
         let program = Program {
             path: self.programs.find("gsync-worker"),
-            args: vec![
-                "--config".into(),
-                file.clone().into(),
-                "--log-level".into(),
-                spec.log_level.to_string().into(),
-            ],
+            args: vec!["--config".into(), file.clone().into(), "--log-level".into(), spec.log_level.to_string().into()],
             log: self.state.worker_log(&spec.session_name, spec.number),
         };
         let ready = self.prepare_worker(key, &spec, epoch, &file);
@@ -190,13 +185,7 @@ impl Tools {
 }
 
 /// Starts a process when it was prepared, and reports.
-fn launch(
-    unit: Unit,
-    epoch: Epoch,
-    ready: io::Result<()>,
-    program: &Program,
-    reports: &mpsc::UnboundedSender<Report>,
-) {
+fn launch(unit: Unit, epoch: Epoch, ready: io::Result<()>, program: &Program, reports: &mpsc::UnboundedSender<Report>) {
     let at_end = reports.clone();
     let ended = move |error: String| {
         tracing::info!(unit = %unit, error, "ended");

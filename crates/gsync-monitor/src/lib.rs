@@ -36,6 +36,9 @@ pub mod unit;
 pub mod want;
 pub mod worker;
 
+#[cfg(test)]
+mod machine_tests;
+
 pub use client::{Client, ClientError};
 pub use error::MonitorError;
 pub use paths::{RunDir, StateDir};

@@ -57,7 +57,8 @@ pub fn start(program: &Program, ended: impl FnOnce(String) + Send + 'static) -> 
     let begin = log.metadata()?.len();
     let mut command = Command::new(&program.path);
     command.args(&program.args).current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.kill_on_drop(true);
+    // The log is read by people and by us.
+    command.env("NO_COLOR", "1").kill_on_drop(true);
     die_with_parent(&mut command);
     let child = command.spawn()?;
     let pid = child.id().unwrap_or_default();

@@ -96,11 +96,7 @@ async fn connect_when_up(socket: &Path) -> UnixStream {
     }
 }
 
-async fn ask(
-    mut channel: UnixStream,
-    request: &AdminRequest,
-    limit: Duration,
-) -> Result<AdminResponse, RecorderError> {
+async fn ask(mut channel: UnixStream, request: &AdminRequest, limit: Duration) -> Result<AdminResponse, RecorderError> {
     let talk = async {
         channel.write_all(&MAGIC).await?;
         send(&mut channel, &BrickHello::Admin { versions: Versions::ours() }).await?;

@@ -287,7 +287,9 @@ fn trouble(machine: &Machine, key: WorkerKey) -> Option<String> {
     if let Some(error) = attachment.and_then(|attachment| attachment.error.as_ref()) {
         return Some(format!("the brick is not recorded: {error}"));
     }
-    if let Some(error) = recorder.filter(|r| !matches!(r.process.phase, Phase::Running(_))).and_then(|r| r.process.error.as_ref()) {
+    if let Some(error) =
+        recorder.filter(|r| !matches!(r.process.phase, Phase::Running(_))).and_then(|r| r.process.error.as_ref())
+    {
         return Some(format!("the {} ended: {error}", Unit::Recorder(device)));
     }
     worker.map(|error| format!("the worker ended: {error}"))

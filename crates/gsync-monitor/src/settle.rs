@@ -84,5 +84,7 @@ impl Machine {
 
 /// Whether a brick is wanted at the recorder of a device. One that cannot be looked at now stays where it is.
 fn stays(want: &Want, brick: &BrickId, device: u64) -> bool {
-    want.bricks.get(brick).is_some_and(|brick| brick.device.as_ref().is_ok_and(|&on| on == device) || brick.device.is_err())
+    want.bricks
+        .get(brick)
+        .is_some_and(|brick| brick.device.as_ref().is_ok_and(|&on| on == device) || brick.device.is_err())
 }

@@ -71,11 +71,7 @@ pub struct Node<'a> {
 
 impl Want {
     /// Derives what should run. `probe` tells the device of a directory.
-    pub fn derive(
-        declared: &Declared,
-        node: &Node<'_>,
-        probe: impl Fn(&Path) -> Result<u64, String>,
-    ) -> Want {
+    pub fn derive(declared: &Declared, node: &Node<'_>, probe: impl Fn(&Path) -> Result<u64, String>) -> Want {
         let mut want = Want::default();
         for session in declared.sessions.iter().filter(|session| session.desired.is_recorded()) {
             let Some(volume) = declared.volumes.iter().find(|volume| volume.name == session.primary) else { continue };
@@ -191,10 +187,8 @@ mod tests {
             let want = derive(vec![session("s", desired, "/copy", &[])]);
             assert_eq!((want.bricks.len(), want.workers.len()), (bricks, workers), "{desired}");
         }
-        let two = derive(vec![
-            session("s", Desired::Started, "/copy", &[]),
-            session("t", Desired::Started, "/copy2", &[]),
-        ]);
+        let two =
+            derive(vec![session("s", Desired::Started, "/copy", &[]), session("t", Desired::Started, "/copy2", &[])]);
         assert_eq!((two.bricks.len(), two.workers.len()), (2, 4), "two sessions share a brick");
         let devices: Vec<_> = two.bricks.values().map(|brick| brick.device.clone()).collect();
         assert!(devices.contains(&Ok(7)) && devices.contains(&Err("not there".into())));

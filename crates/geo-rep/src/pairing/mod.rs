@@ -20,7 +20,7 @@ use anyhow::Context;
 use cluster::{Secondary, SessionId, words};
 use gsync_monitor::StateDir;
 
-use crate::checks::{self, Place};
+use crate::checks;
 use crate::cli::Create;
 use crate::exit::problem;
 use crate::monitor::Monitor;
@@ -140,7 +140,7 @@ impl Pairing {
             return Err(problem(text, "check the disk and the rights over there, or use --no-push"));
         }
         self.installed = Some(line);
-        self.test(found.place == Some(Place::Missing))
+        self.test()
     }
 
     /// Makes the key and pins the host's, without logging in; returns the line for authorized_keys.
@@ -168,12 +168,9 @@ impl Pairing {
     }
 
     /// Asks with the new key what the secondary is like.
-    fn test(&self, _is_new: bool) -> anyhow::Result<()> {
-        let login = Login {
-            identity: Some(self.state.session_key(self.id)),
-            accept_new: false,
-            ..self.operator.clone()
-        };
+    fn test(&self) -> anyhow::Result<()> {
+        let login =
+            Login { identity: Some(self.state.session_key(self.id)), accept_new: false, ..self.operator.clone() };
         let output = login.run(&["gsync", "check"], b"")?;
         let answer = serde_json::from_slice::<serde_json::Value>(&output.stdout);
         let hint = "look at the log of sshd over there; it says why a key is refused";
@@ -239,10 +236,7 @@ mod tests {
     fn the_line_allows_one_command() {
         let public = "ssh-ed25519 AAAA comment";
         let line = authorized_line("/usr/bin/gsync-agent", Path::new("/copy"), public, "web").unwrap();
-        assert_eq!(
-            line,
-            "restrict,command=\"/usr/bin/gsync-agent door --root /copy\" ssh-ed25519 AAAA geo-rep web"
-        );
+        assert_eq!(line, "restrict,command=\"/usr/bin/gsync-agent door --root /copy\" ssh-ed25519 AAAA geo-rep web");
         let odd = authorized_line("gsync-agent", Path::new("/it's \"x\" $HOME"), public, "web").unwrap();
         assert!(odd.contains(r#"command="gsync-agent door --root '/it'\''s \"x\" $HOME'""#), "{odd}");
     }
