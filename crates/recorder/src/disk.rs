@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use changelog::Gfid;
 use posix::{Object, fd_path};
@@ -18,6 +19,13 @@ use crate::sys;
 
 /// Entry of the brick's root that is never replicated: private state of a secondary, should the brick be one too.
 pub const PRIVATE_NAME: &[u8] = b".gsync";
+
+/// An object is gone when it cannot be opened so many times in a row.
+const STALE_TRIES: u32 = 3;
+
+/// How often, and after which pause, errors are tried again that pass.
+const TRANSIENT_TRIES: u32 = 200;
+const TRANSIENT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Directories kept open between looks.
 const DIRS_MAX: usize = 256;
@@ -99,10 +107,24 @@ impl Disk {
     /// # Errors
     /// What the system says.
     pub fn open_handle(&self, handle: &Handle, flags: OFlags) -> io::Result<Option<OwnedFd>> {
-        match sys::open_by_handle(self.root(), handle, flags.bits() as i32) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => Ok(None),
-            Err(error) => Err(error),
+        let mut tries = 0;
+        loop {
+            let error = match sys::open_by_handle(self.root(), handle, flags.bits() as i32) {
+                Ok(fd) => return Ok(Some(fd)),
+                Err(error) => error,
+            };
+            tries += 1;
+            match error.raw_os_error() {
+                // The kernel reports nearly every failure as ESTALE, also one to find the way up from a directory
+                // that is being moved right now.
+                Some(libc::ESTALE) if tries >= STALE_TRIES => return Ok(None),
+                Some(libc::ESTALE) => {}
+                // Seen on ext4 while directories are moved and removed, with plenty of memory.
+                Some(libc::ENOMEM | libc::EINTR | libc::EAGAIN) if tries < TRANSIENT_TRIES => {
+                    std::thread::sleep(TRANSIENT_PAUSE);
+                }
+                _ => return Err(error),
+            }
         }
     }
 

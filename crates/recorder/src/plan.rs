@@ -305,6 +305,13 @@ impl<'a> Planner<'a> {
         let Some(Pending::Rename(gfid, from, to)) = best.and_then(|index| self.pending.remove(index)) else {
             return false;
         };
+        if self.occupied.contains_key(&Slot::parking(gfid)) {
+            // Another of its names waits there already: this one can go and come back as a link.
+            self.vacate(&from);
+            self.plan.ops.push(Op::Unlink(gfid, from));
+            self.pending.push_front(Pending::Link(gfid, to));
+            return true;
+        }
         self.rename(gfid, from, Slot::parking(gfid));
         self.pending.push_front(Pending::Rename(gfid, Slot::parking(gfid), to));
         true

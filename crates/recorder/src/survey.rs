@@ -222,6 +222,8 @@ impl<'a> Survey<'a> {
             match self.sights.get(&slot) {
                 Some(sight) if sight.gfid == Some(gfid) => places.push(slot),
                 Some(_) => {}
+                // It was found again: it does not need the place any more.
+                None if slot.is_parking() => return Ok(vec![slot]),
                 None => unlooked.push(slot),
             }
         }
