@@ -109,3 +109,43 @@ pub(crate) fn greet(input: &mut impl Read, output: &mut impl Write) -> Result<()
         None => Err(VerifyError::Version { min: theirs.min, max: theirs.max }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> TreePath {
+        TreePath::from_bytes(text.into()).unwrap()
+    }
+
+    #[test]
+    fn paths_are_told_by_what_is_new_in_them() {
+        let mut before = None;
+        for text in ["", "a", "a/b", "a/b/c", "a/bc", "b"] {
+            let entry = Entry { path: path(text), outcome: Outcome::Mount };
+            let packed = WireEntry::pack(entry.clone(), before.as_ref().unwrap_or(&TreePath::root()));
+            assert_eq!(packed.unpack(before.as_ref()), Some(entry));
+            before = Some(path(text));
+        }
+    }
+
+    #[test]
+    fn what_no_walk_meets_is_refused() {
+        let unpack = |shared, rest: &str, before: Option<&str>| {
+            let packed = WireEntry { shared, rest: rest.into(), outcome: Outcome::Mount };
+            packed.unpack(before.map(path).as_ref()).map(|entry| entry.path)
+        };
+        assert_eq!(unpack(2, "c", Some("a/b")), Some(path("a/c")));
+        // Twice the same, and back.
+        assert_eq!(unpack(3, "", Some("a/b")), None);
+        assert_eq!(unpack(2, "a", Some("a/b")), None);
+        assert_eq!(unpack(0, "", Some("a/b")), None);
+        // More in common than there is.
+        assert_eq!(unpack(4, "c", Some("a/b")), None);
+        assert_eq!(unpack(1, "c", None), None);
+        assert_eq!(unpack(u64::MAX, "c", Some("a/b")), None);
+        // Out of the tree, and what is no part of it.
+        assert_eq!(unpack(0, "../x", None), None);
+        assert_eq!(unpack(0, ".gsync/x", None), None);
+    }
+}

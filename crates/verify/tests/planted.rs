@@ -40,6 +40,7 @@ const CHANGES: &[Case] = &[
     case("sparse", "content", |p| fs::OpenOptions::new().write(true).open(p).unwrap().write_all_at(b"x", 1).unwrap()),
     case("dir/sub/.gsync/data", "content", |p| fs::write(p, "is Compared").unwrap()),
     case("file", "mtime", |p| set_mtime(p, 1, 1)),
+    case("same-a", "mtime", |p| set_mtime(p, 5, 6)),
     case("link", "mtime", |p| set_mtime(p, 1, 1)),
     case("dir", "mtime", |p| set_mtime(p, 1, 1)),
     case("fifo", "mtime", |p| set_mtime(p, 1, 1)),

@@ -3,10 +3,13 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::*;
-use verify::{Options, Report, Side};
+use verify::{Options, Report, Request, Side, Walk};
 
 /// Compares with a step of a script before each look.
 fn settle(trees: &Trees, steps: &mut dyn FnMut(u32) -> bool) -> Report {
@@ -151,15 +154,43 @@ fn a_directory_that_gains_a_name_is_looked_at_again_too() {
 }
 
 #[test]
+fn what_changes_while_it_is_looked_at_is_marked() {
+    let trees = Trees::empty();
+    let path = trees.primary().join("f");
+    fs::write(&path, vec![b'x'; 4 << 20]).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The size stays: only its times tell.
+        scope.spawn(|| {
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                file.write_all_at(b"y", 1 << 20).unwrap();
+            }
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let marked = || {
+            let mut walk = Walk::open(&trees.primary(), Request::Whole).unwrap();
+            walk.any(|entry| entry.facts().is_some_and(|facts| facts.unstable))
+        };
+        let mut found = false;
+        while !found && Instant::now() < deadline {
+            found = marked();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(found);
+    });
+}
+
+#[test]
 fn a_load_that_goes_on_does_not_fail_the_walk() {
     let trees = Trees::empty();
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let load = |seed: u64| {
             let (root, stop) = (trees.primary(), &stop);
             move || {
                 let mut random = fastrand::Rng::with_seed(seed);
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     let name =
                         |random: &mut fastrand::Rng| root.join(format!("d{}/f{}", random.u8(0..3), random.u8(0..5)));
                     let (a, b) = (name(&mut random), name(&mut random));
@@ -178,7 +209,7 @@ fn a_load_that_goes_on_does_not_fail_the_walk() {
         for _ in 0..30 {
             trees.compare();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         for thread in threads {
             thread.join().unwrap();
         }

@@ -1,0 +1,107 @@
+//! One session of a deployment: a brick, something beside it, and a secondary.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::deployment::Deployment;
+use crate::sshd::Sshd;
+
+/// How long a verify may wait for what is in flight.
+const VERIFY_LIMIT: Duration = Duration::from_secs(120);
+
+/// The name of every session that this module makes.
+pub const NAME: &str = "t";
+
+/// A started session.
+#[derive(Debug)]
+pub struct Session<'a> {
+    deployment: &'a Deployment,
+    /// The directory that is replicated.
+    pub brick: PathBuf,
+    /// A directory beside it on the same file system that is not.
+    pub outside: PathBuf,
+    /// The copy.
+    pub secondary: PathBuf,
+}
+
+impl<'a> Session<'a> {
+    /// Makes the directories `brick` and `outside` below `base` and `secondary` below `far`, and a session that
+    /// replicates there: on this machine, or through a real sshd. It is not started.
+    ///
+    /// # Errors
+    /// When a command fails, with what it said.
+    pub fn create(
+        deployment: &'a Deployment,
+        base: &Path,
+        far: &Path,
+        sshd: Option<&Sshd>,
+    ) -> anyhow::Result<Session<'a>> {
+        let [brick, outside, secondary] = [base.join("brick"), base.join("outside"), far.join("secondary")];
+        for dir in [&brick, &outside, &secondary] {
+            std::fs::create_dir_all(dir)?;
+        }
+        let session = Session { deployment, brick, outside, secondary };
+        let mut words: Vec<String> = ["create", "--name", NAME].map(String::from).to_vec();
+        let mut target = session.secondary.display().to_string();
+        if let Some(sshd) = sshd {
+            words.extend(["--ssh-port".into(), sshd.port().to_string()]);
+            words.extend(["--ssh-identity".into(), sshd.identity().display().to_string()]);
+            words.extend(["--remote-agent".into(), crate::programs::path("gsync-agent").display().to_string()]);
+            target = format!("{}@127.0.0.1:{target}", sshd.user());
+        }
+        words.extend([session.brick.display().to_string(), target]);
+        deployment.run(&words)?;
+        Ok(session)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it does not become active.
+    pub fn start(&self) -> anyhow::Result<()> {
+        self.deployment.run(["start", NAME]).map(drop)
+    }
+
+    /// Sets an option.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn config(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        self.deployment.run(["config", NAME, name, value]).map(drop)
+    }
+
+    /// Compares both sides.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn verify(&self) -> anyhow::Result<Output> {
+        let limit = VERIFY_LIMIT.as_secs().to_string();
+        self.deployment.output(["verify", NAME, "--timeout", &limit])
+    }
+
+    /// Compares both sides; they must be equal.
+    ///
+    /// # Errors
+    /// When they are not, with the differences.
+    pub fn must_be_equal(&self) -> anyhow::Result<()> {
+        let output = self.verify()?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            let status = self.deployment.run(["status", NAME, "detail"]).unwrap_or_default();
+            anyhow::bail!("verify: {}\n{out}{err}{status}", output.status);
+        }
+        Ok(())
+    }
+
+    /// The one row of its status.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
+        let status = self.deployment.json(["status", NAME, "--json"])?;
+        status.pointer("/sessions/0/bricks/0").or_else(|| status.pointer("/0")).cloned().context("no row")
+    }
+}
