@@ -123,7 +123,8 @@ fn an_older_worker_is_refused_also_on_an_open_connection() {
 
     // The same epoch again is the same worker after a lost connection.
     let again = Worker::connect(root.path(), 6);
-    assert!(new.apply(vec![], vec![]).is_err() || new.door.receive::<Response>().is_err());
+    assert_eq!(new.door.receive::<Response>().unwrap(), Response::Refused(Refusal::Fenced { current: 6 }));
+    assert!(new.door.receive::<Response>().is_err());
     assert_eq!(again.welcome.stored, stored(1));
 
     // Epochs outlive the agent; other sessions and replica sets have their own.
@@ -339,6 +340,27 @@ fn a_link_planted_at_a_directory_leads_nowhere() {
         assert_eq!(list(&outside.path().join("d")), ["e"]);
         assert!(list(&outside.path().join("d/e")).is_empty());
         root.end_agent(if i == 0 { Signal::TERM } else { Signal::KILL });
+    }
+}
+
+#[test]
+fn another_directory_in_the_place_of_one_is_not_taken_for_it() {
+    let (_dir, root) = scratch();
+    for stamp in [None, Some(gfid(2)), Some(gfid(9))] {
+        let mut worker = Worker::connect(root.path(), 1);
+        let items = vec![bind(ROOT, "d", gfid(1), Kind::Directory), bind(ROOT, "e", gfid(2), Kind::Directory)];
+        assert_eq!(worker.apply(items, vec![]).unwrap().0, vec![Outcome::Done; 2]);
+        drop(worker);
+        root.end_agent(Signal::TERM);
+        std::fs::remove_dir(root.path().join("d")).unwrap();
+        std::fs::create_dir(root.path().join("d")).unwrap();
+        if let Some(stamp) = stamp {
+            xattr::set(root.path().join("d"), "trusted.gfid", &stamp.0).unwrap();
+        }
+        let mut worker = Worker::connect(root.path(), 1);
+        let into = bind(gfid(1), "x", gfid(3), Kind::Fifo);
+        assert_eq!(worker.apply(vec![into], vec![]).unwrap().0, [Outcome::ParentMissing], "{stamp:?}");
+        assert!(list(&root.path().join("d")).is_empty());
     }
 }
 

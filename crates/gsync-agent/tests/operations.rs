@@ -370,6 +370,7 @@ fn a_large_file_is_patched_in_place_where_nothing_clones() {
     let basis = root.path().join(".gsync/stage").join(&local.staging.stage.token).join(gfid(1).to_string());
     let inode = root.path().join("large").metadata().unwrap().ino();
     assert_eq!(basis.metadata().unwrap().ino(), inode);
+    assert_eq!(local.tree.index.get(gfid(1)).unwrap().unwrap().version, None);
     // Whatever the attributes say: not complete before rsync says so by the mtime, and nobody has a version of it.
     let content = Item::Content { gfid: gfid(1), object: object.clone() };
     let attributes = Item::Attributes { gfid: gfid(1), object: object.clone() };

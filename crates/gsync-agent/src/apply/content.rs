@@ -87,12 +87,17 @@ pub fn relink_spot(private: &Private, gfid: Gfid) -> Spot {
     Spot::unindexed(&private.relink, gfid.to_string())
 }
 
-/// Replaces each name by a link to `content`.
+/// Replaces each name by a link to `content`, where it is not one already.
 ///
 /// # Errors
 /// [`Trouble`]; the names before the one that failed are replaced.
 pub fn relink(tree: &mut Tree, gfid: Gfid, content: &Spot, names: &[Spot]) -> Step<()> {
+    let (_, inode) = tree.stat(content)?;
     for name in names {
+        // After a crash some are: a rename over one would do nothing and leave the spare name behind.
+        if tree.stat(name)?.1 == inode {
+            continue;
+        }
         let spare = tree.spare();
         tree.link(gfid, content, &spare)?;
         if let Err(trouble) = tree.rename(gfid, &spare, name, RenameFlags::empty()) {
