@@ -138,11 +138,11 @@ pub fn is_free(secondary: &Secondary, declared: &Declared) -> anyhow::Result<()>
             return Err(problem(text, "give each session a secondary of its own"));
         }
         let Secondary::Local { path } = secondary else { continue };
-        if let Secondary::Local { path: other } = &session.secondary {
-            if overlap(path, other) {
-                let text = format!("{secondary} overlaps with {other:?}, the secondary of session '{name}'");
-                return Err(problem(text, "give each session a secondary of its own"));
-            }
+        if let Secondary::Local { path: other } = &session.secondary
+            && overlap(path, other)
+        {
+            let text = format!("{secondary} overlaps with {}, the secondary of session '{name}'", other.display());
+            return Err(problem(text, "give each session a secondary of its own"));
         }
         let bricks = declared.volume(session).map(|volume| volume.bricks.as_slice()).unwrap_or_default();
         if let Some(brick) = bricks.iter().find(|brick| overlap(path, &brick.path)) {

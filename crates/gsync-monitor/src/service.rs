@@ -201,15 +201,16 @@ impl Service {
         for session in declared.sessions.iter().filter(|session| name.is_none_or(|name| session.name == name)) {
             let volume = declared.volumes.iter().find(|volume| volume.name == session.primary);
             let bricks = volume.map(|volume| volume.bricks.as_slice()).unwrap_or_default();
-            let rows = bricks.iter().enumerate().map(|(number, brick)| async move {
-                BrickRow::new(session, brick, self.facts(session, number, brick).await)
-            });
+            let mut rows = Vec::with_capacity(bricks.len());
+            for (number, brick) in bricks.iter().enumerate() {
+                rows.push(BrickRow::new(session, brick, self.facts(session, number, brick).await));
+            }
             report.sessions.push(SessionReport {
                 name: session.name.clone(),
                 id: session.id.to_string(),
                 desired: session.desired,
                 config_version: session.version,
-                bricks: in_turn(rows).await,
+                bricks: rows,
             });
         }
         match name {
@@ -223,13 +224,12 @@ impl Service {
         let key = WorkerKey { session: session.id, brick: brick.id };
         let log = self.tools.state.worker_log(&session.name, number).display().to_string();
         let mut facts = Facts { trouble: trouble(&machine, key), log, ..Facts::default() };
-        if let Some(process) = machine.workers.get(&key).map(|worker| &worker.process) {
-            if let Phase::Running(since) = process.phase {
-                facts.running_ms = Some(self.clock.now().saturating_sub(since));
-                facts.worker_pid = process.pid;
-                facts.epoch = Some(process.epoch.0);
-                facts.worker = worker::status(&self.tools.run.worker_socket(session.id, number)).await.ok();
-            }
+        let process = machine.workers.get(&key).map(|worker| &worker.process);
+        if let Some((process, Phase::Running(since))) = process.map(|process| (process, process.phase)) {
+            facts.running_ms = Some(self.clock.now().saturating_sub(since));
+            facts.worker_pid = process.pid;
+            facts.epoch = Some(process.epoch.0);
+            facts.worker = worker::status(&self.tools.run.worker_socket(session.id, number)).await.ok();
         }
         if let Some(device) = machine.recorder_of(brick.id) {
             facts.recorder_pid = machine.recorders.get(&device).and_then(|recorder| recorder.process.pid);
@@ -339,13 +339,4 @@ impl From<RegistryError> for Failure {
             _ => Failure::new(FailureCode::Internal, with_causes(&error)),
         }
     }
-}
-
-/// Polls futures at the same time and returns their results in order. There are few: one for each brick.
-async fn in_turn<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut results = Vec::new();
-    for future in futures {
-        results.push(future.await);
-    }
-    results
 }
