@@ -508,15 +508,24 @@ fn open_index(path: &Path) -> Result<Index> {
     };
     match opened {
         Ok(index) => Ok(index),
-        Err(Error::Index(error)) if matches!(*error, redb::Error::DatabaseAlreadyOpen | redb::Error::Io(_)) => {
-            Err(Error::Index(error))
-        }
+        Err(Error::Index(error)) if is_in_use_or_unreadable(&error) => Err(Error::Index(error)),
         Err(error) => {
             let aside = path.with_extension(format!("damaged-{}", now_secs()));
             tracing::warn!(path = %path.display(), aside = %aside.display(), %error, "index set aside");
             std::fs::rename(path, &aside).map_err(Error::io("set aside", path))?;
             Index::open(path)
         }
+    }
+}
+
+/// Whether the file itself may be in order.
+fn is_in_use_or_unreadable(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::DatabaseAlreadyOpen => true,
+        // A file that is no database, or too short for one, is told in this way.
+        redb::Error::Io(error) => !matches!(error.kind(), InvalidData | UnexpectedEof),
+        _ => false,
     }
 }
 

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&arguments.log_level).context("--log-level")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    end_with_threads();
     let signals = StopSignals::block().context("cannot hold back signals")?;
     raise_descriptor_limit();
     let registry = Arc::new(Registry::new(Options { limited_queue: arguments.limited_queue }));
@@ -56,6 +57,17 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     registry.stop();
     drop(std::fs::remove_file(&arguments.socket));
     Ok(())
+}
+
+/// A recorder of which one thread is dead records nothing and looks alive; one that ended is started again.
+fn end_with_threads() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        if std::thread::current().name() != Some("connection") {
+            std::process::abort();
+        }
+    }));
 }
 
 /// Every connection may have a batch of open files on its way.

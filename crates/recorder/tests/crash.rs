@@ -1,0 +1,87 @@
+//! The recorder is killed at any moment; what it wrote and what it writes after the restart lead to the disk's tree.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::writers::mess;
+use common::{FileSystem, Model, Recorder, seed};
+
+#[test]
+fn killed_under_load() {
+    let seed = seed("killed under load");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let rounds = std::env::var("GSYNC_FUZZ_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    for kind in ["ext4", "xfs"] {
+        let Some(filesystem) = FileSystem::new(kind) else { continue };
+        let (brick, outside, state) = (filesystem.dir("brick"), filesystem.dir("outside"), filesystem.dir("state"));
+        mess(&brick, &outside, 300, seed);
+        // Records are replayed after a crash, so they are not always applicable; the result is the same.
+        let mut model = Model { lenient: true, ..Model::default() };
+        for round in 0..rounds {
+            let recorder = Recorder::start(&[]);
+            recorder.attach(&brick, &state);
+            let until = Instant::now() + Duration::from_millis(random.u64(..700));
+            std::thread::scope(|scope| {
+                for thread in 0..3u64 {
+                    let (brick, outside) = (&brick, &outside);
+                    scope.spawn(move || {
+                        let mut number = 0;
+                        while Instant::now() < until {
+                            mess(brick, outside, 20, seed ^ round << 20 ^ thread << 10 ^ number);
+                            number += 1;
+                        }
+                    });
+                }
+                scope.spawn(|| {
+                    std::thread::sleep(until.saturating_duration_since(Instant::now()) / 2);
+                    recorder.kill();
+                });
+            });
+            // A consumer reads what there is at any time: what is gone afterwards must be told to be gone.
+            model.read(&state.join("changelogs"));
+        }
+        let recorder = Recorder::start(&[]);
+        let mut client = recorder.follow(&brick, &state);
+        client.barrier();
+        model.read(&client.journal);
+        model.assert_equals_disk(&brick);
+        model.assert_data_announced(&brick);
+        recorder.stop();
+        model.read(&state.join("changelogs"));
+        common::model::assert_index_fresh(&state.join("index.redb"), &brick, &model);
+    }
+}
+
+/// The index was lost: the changelog tells what consumers believe, so that deletes are still found.
+#[test]
+fn a_lost_index_is_made_from_the_changelog() {
+    let Some(filesystem) = FileSystem::new("ext4") else { return };
+    let (brick, state) = (filesystem.dir("brick"), filesystem.dir("state"));
+    for name in ["keep", "remove"] {
+        std::fs::create_dir(brick.join(name)).unwrap();
+        std::fs::write(brick.join(name).join("file"), "x").unwrap();
+    }
+    let mut model = Model { lenient: true, ..Model::default() };
+    for damage in ["", "cut", "removed"] {
+        match damage {
+            "cut" => std::fs::write(state.join("index.redb"), "nonsense").unwrap(),
+            "removed" => std::fs::remove_file(state.join("index.redb")).unwrap(),
+            _ => {}
+        }
+        if !damage.is_empty() {
+            std::fs::remove_dir_all(brick.join("remove")).unwrap();
+        }
+        let recorder = Recorder::start(&[]);
+        let mut client = recorder.follow(&brick, &state);
+        client.barrier();
+        model.read(&client.journal);
+        model.assert_equals_disk(&brick);
+        std::fs::create_dir_all(brick.join("remove/deeper")).unwrap();
+        std::fs::write(brick.join("remove/deeper/file"), "x").unwrap();
+        client.barrier();
+        model.read(&client.journal);
+        model.assert_equals_disk(&brick);
+        recorder.stop();
+    }
+}
