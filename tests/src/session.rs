@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use crate::deployment::Deployment;
 use crate::sshd::Sshd;
@@ -43,6 +43,7 @@ impl<'a> Session<'a> {
         for dir in [&brick, &outside, &secondary] {
             std::fs::create_dir_all(dir)?;
         }
+        deployment.belongs(&secondary);
         let session = Session { deployment, brick, outside, secondary };
         let mut words: Vec<String> = ["create", "--name", NAME].map(String::from).to_vec();
         let mut target = session.secondary.display().to_string();
@@ -91,6 +92,10 @@ impl<'a> Session<'a> {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
             let status = self.deployment.run(["status", NAME, "detail"]).unwrap_or_default();
+            if std::env::var_os("GSYNC_HOLD").is_some() {
+                eprintln!("{out}{err}{status}");
+                std::thread::sleep(Duration::from_secs(600));
+            }
             anyhow::bail!("verify: {}\n{out}{err}{status}", output.status);
         }
         Ok(())

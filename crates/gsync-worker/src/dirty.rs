@@ -88,22 +88,30 @@ impl Dirty {
         match record {
             Record::Data(_) => self.contents.mark(gfid, position, ContentHint { hard }, now),
             Record::Meta(..) => self.attributes.mark(gfid, position, NoHint, now),
-            Record::Entry(_, op) => self.absorb_entry(position, gfid, op, now),
+            Record::Entry(_, op) => self.absorb_entry(position, gfid, op, hard, now),
         }
     }
 
-    fn absorb_entry(&mut self, position: Position, gfid: Gfid, op: EntryOp, now: Instant) {
+    fn absorb_entry(&mut self, position: Position, gfid: Gfid, op: EntryOp, hard: bool, now: Instant) {
         self.named = if self.names.is_empty() { 1 } else { self.named + 1 };
         match op {
+            // An object that comes back from outside the brick may still be on the secondary, as it was when it left:
+            // a birth says as much as D and M do.
             EntryOp::Create(_, entry) => {
                 let hint = NameHint { fresh: Some(gfid), ..NameHint::of(gfid) };
                 self.mark_name(entry.into(), position, hint, now);
+                self.contents.mark(gfid, position, ContentHint { hard }, now);
             }
             EntryOp::Mknod(_, entry) | EntryOp::Mkdir(_, entry) => {
                 self.mark_name(entry.into(), position, NameHint::of(gfid), now);
+                self.attributes.mark(gfid, position, NoHint, now);
             }
-            EntryOp::Symlink(entry) | EntryOp::Link(entry) | EntryOp::Unlink(entry, _) | EntryOp::Rmdir(entry, _) => {
-                self.mark_name(entry.into(), position, NameHint::of(gfid), now)
+            EntryOp::Symlink(entry) => {
+                self.mark_name(entry.into(), position, NameHint::of(gfid), now);
+                self.attributes.mark(gfid, position, NoHint, now);
+            }
+            EntryOp::Link(entry) | EntryOp::Unlink(entry, _) | EntryOp::Rmdir(entry, _) => {
+                self.mark_name(entry.into(), position, NameHint::of(gfid), now);
             }
             EntryOp::Rename(old, new) => {
                 let (old, new) = (Place::from(old), Place::from(new));
