@@ -118,7 +118,7 @@ mod tests {
             body.extend_from_slice(name);
             body.push(0);
         }
-        while body.len() % 4 != 0 {
+        while !body.len().is_multiple_of(4) {
             body.push(0);
         }
         let mut all = vec![kind, 0];
