@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
-use protocol::agent::{AgentHello, MAX_PENDING_ITEMS, Refusal, Request, Response, Stored, Welcome, WorkerHello};
+use protocol::agent::{
+    AgentHello, MAX_PARKED, MAX_PENDING_ITEMS, Refusal, Request, Response, Stored, Welcome, WorkerHello,
+};
 use protocol::hello::Versions;
 
 use crate::apply::prepare::{self, MAX_PREPARE};
@@ -117,8 +119,8 @@ impl Applier {
         if hello.versions.common(&Versions::ours()).is_none() {
             return Err(Refusal::Version);
         }
-        let can_clone = match &self.tree {
-            Ok(tree) => tree.can_clone,
+        let (can_clone, parked) = match &self.tree {
+            Ok(tree) => (tree.can_clone, tree.list_parked(MAX_PARKED)),
             Err(reason) => return Err(Refusal::Root(reason.clone())),
         };
         let key = (hello.session, hello.replica_set);
@@ -138,6 +140,7 @@ impl Applier {
             versions: Versions::ours(),
             stored: state.stored.clone(),
             stage_token: stage.token.clone(),
+            parked: parked.map_err(|e| Refusal::Root(format!("the parking place cannot be listed: {e}")))?,
             can_clone,
         };
         tracing::info!(session = %protocol::Gfid(key.0), replica_set = key.1, epoch = hello.epoch, "a worker is here");

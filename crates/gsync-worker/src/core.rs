@@ -2,11 +2,11 @@
 //!
 //! Events go in, effects come out. The shell carries effects out and brings what came of them back as events.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use changelog::{Position, Record};
-use protocol::agent::{Batch, Mark, Outcome, Stored};
+use protocol::agent::{Batch, Item, MAX_BATCH_ITEMS, Mark, Outcome, Stored};
 use protocol::{Gfid, Object, Place};
 
 use crate::dirty::{ContentHint, Dirty, NameHint, NoHint};
@@ -395,21 +395,39 @@ impl Core {
         for gfid in &plan.missing {
             self.content_missing(*gfid, now);
         }
+        for gfid in &plan.waiting {
+            self.fail_content(*gfid, "where it lives is not recorded yet", now);
+        }
+        for gfid in &plan.unclear {
+            let reason = "whether it is gone is not recorded yet";
+            fail(&mut self.dirty, |d| &mut d.gone, gfid, reason, self.wall_secs, now);
+        }
         for gfid in &plan.alive {
             self.dirty.gone.finish(gfid, now);
         }
         self.send(plan, &round.gone, effects);
     }
 
+    /// Sends the statements, in parts that an agent accepts; objects that are gone come last.
     fn send(&mut self, plan: Statements, tasks: &[Gfid], effects: &mut Vec<Effect>) {
-        if plan.batch == Batch::default() {
-            return;
+        let Batch { items, gone } = plan.batch;
+        let mut items = items.into_iter().peekable();
+        let mut origins = plan.origins.into_iter();
+        let mut gone = Some(gone);
+        loop {
+            let part: Vec<Item> = items.by_ref().take(MAX_BATCH_ITEMS).collect();
+            let gone = if items.peek().is_none() { gone.take().unwrap_or_default() } else { Vec::new() };
+            if part.is_empty() && gone.is_empty() {
+                break;
+            }
+            self.next_ticket += 1;
+            let ticket = Ticket {
+                origins: origins.by_ref().take(part.len()).collect(),
+                gone: gone.iter().map(|gfid| (*gfid, tasks.contains(gfid))).collect(),
+            };
+            self.tickets.insert(self.next_ticket, ticket);
+            effects.push(Effect::Apply(self.next_ticket, Batch { items: part, gone }));
         }
-        self.next_ticket += 1;
-        let gone = plan.batch.gone.iter().map(|gfid| (*gfid, tasks.contains(gfid))).collect();
-        let ticket = Ticket { origins: plan.origins, gone };
-        self.tickets.insert(self.next_ticket, ticket);
-        effects.push(Effect::Apply(self.next_ticket, plan.batch));
     }
 
     fn transferred(&mut self, files: Vec<Transferred>, now: Instant) {
@@ -452,7 +470,7 @@ impl Core {
             self.dirty.gone.mark(*gfid, position, NoHint, now);
         }
         let mut unfinished: BTreeMap<Place, String> = BTreeMap::new();
-        let mut names = BTreeSet::new();
+        let mut names = BTreeMap::new();
         let mut bound: HashMap<Gfid, HashSet<Place>> = HashMap::new();
         for (origin, outcome) in ticket.origins.iter().zip(items) {
             match origin {
@@ -461,8 +479,8 @@ impl Core {
                     self.dirty.contents.mark(*gfid, position, ContentHint { hard: true }, now);
                     self.waiting.entry(*gfid).or_default().push(place.clone());
                 }
-                Origin::Name(place, _) => {
-                    names.insert(place.clone());
+                Origin::Name(place, gfid) => {
+                    names.insert(place.clone(), *gfid);
                     if *outcome != Outcome::Done {
                         self.find_directories(place, outcome, position, now);
                         unfinished.insert(place.clone(), explain(outcome));
@@ -480,10 +498,12 @@ impl Core {
                 Origin::Content(_) => {}
             }
         }
-        for place in names {
+        for (place, gfid) in names {
             match unfinished.remove(&place) {
                 None => self.dirty.names.finish(&place, now),
-                Some(reason) => self.fail_name(&place, &reason, now),
+                Some(reason) if self.dirty.names.contains(&place) => self.fail_name(&place, &reason, now),
+                // Another part of the round's statements finished it.
+                Some(_) => self.dirty.mark_name(place, position, NameHint::of(gfid), now),
             }
         }
         for (origin, outcome) in ticket.origins.iter().zip(items) {

@@ -76,6 +76,10 @@ pub struct Statements {
     pub alive: Vec<Gfid>,
     /// Files whose content arrived and which are gone.
     pub missing: Vec<Gfid>,
+    /// Files whose content arrived and of which it is not recorded yet where they live.
+    pub waiting: Vec<Gfid>,
+    /// Objects that may be gone, of which it is not recorded yet.
+    pub unclear: Vec<Gfid>,
 }
 
 /// Objects of which the round wants to know where they live: those that lost a name, those that may be gone, those
@@ -117,7 +121,10 @@ pub fn statements(round: &Round, survey: &Survey, patient: impl Fn(&Place) -> bo
             Look::Present(gfid, object) => plan.bind(place, *gfid, object, source(hint, *gfid, &looked)),
             Look::Absent => {
                 let homeless = |gfid: &Gfid| matches!(lives.get(gfid), Some(Names::Alive(_, p)) if p.is_empty());
-                if hint.mentions.iter().any(homeless) && patient(place) {
+                let unknown = |gfid: &Gfid| matches!(lives.get(gfid), Some(Names::Unrecorded));
+                if hint.mentions.iter().any(unknown) {
+                    plan.later.push((place.clone(), "where its object is now is not recorded yet"));
+                } else if hint.mentions.iter().any(homeless) && patient(place) {
                     plan.later.push((place.clone(), "its object is between two names"));
                 } else if hint.mentions.is_empty() {
                     plan.settled.push(place.clone());
@@ -185,9 +192,16 @@ impl Statements {
     /// States contents; their names are stated by [`pull`](Statements::pull), after them.
     fn state_contents(&mut self, round: &Round, lives: &HashMap<Gfid, &Names>) {
         for Arrived { gfid, object, staged } in &round.arrived {
-            let Some(Names::Alive(now, _)) = lives.get(gfid) else {
-                self.missing.push(*gfid);
-                continue;
+            let now = match lives.get(gfid) {
+                Some(Names::Alive(now, _)) => now,
+                Some(Names::Unrecorded) => {
+                    self.waiting.push(*gfid);
+                    continue;
+                }
+                _ => {
+                    self.missing.push(*gfid);
+                    continue;
+                }
             };
             // The attributes as they are now, the content as it was: whatever changed since has a record of its own.
             let object = Object { size: object.size, mtime: object.mtime, ctime: object.ctime, ..now.clone() };
@@ -216,6 +230,11 @@ impl Statements {
         for (gfid, names) in &survey.lives {
             if matches!(names, Names::Gone) && *gfid != Gfid::ROOT && stated.insert(*gfid) {
                 self.batch.gone.push(*gfid);
+            }
+        }
+        for (gfid, names) in &survey.lives {
+            if matches!(names, Names::Unrecorded) && round.gone.contains(gfid) && stated.insert(*gfid) {
+                self.unclear.push(*gfid);
             }
         }
         self.alive.extend(round.gone.iter().filter(|gfid| !stated.contains(gfid)));

@@ -84,7 +84,8 @@ pub async fn replicate(
     let engine = engine(config, target, &control, &welcome.stage_token).await?;
     let jobs = config.settings.sync_jobs as usize;
     let limits = (jobs * 2, engine.batch_files());
-    let core = Core::new(brick_id, welcome.stored, limits, Instant::now());
+    let mut core = Core::new(brick_id, welcome.stored, limits, Instant::now());
+    core.restore_parked(&welcome.parked, Instant::now());
     let from = core.mark();
     tracing::info!(session = %config.session_name, brick = %config.brick_path.display(), mark = %from, "connected");
     let records = journal::follow(journal, from)?;
@@ -321,11 +322,11 @@ impl Session {
 
 async fn applied(ticket: u64, answer: oneshot::Receiver<Response>) -> Result<Event, WorkerError> {
     match receive(answer).await? {
-        Response::Applied { items, gone, quarantined } => {
+        Response::Applied { items, gone, quarantined, parked } => {
             for line in quarantined {
                 tracing::warn!(object = line, "the secondary had something unknown; it is in quarantine");
             }
-            Ok(Event::Applied { ticket, items, gone, parked: Vec::new() })
+            Ok(Event::Applied { ticket, items, gone, parked })
         }
         _ => Err(WorkerError::Nonsense),
     }

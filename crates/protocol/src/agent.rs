@@ -16,6 +16,9 @@ pub const MAX_BATCH_ITEMS: usize = 4096;
 /// The most pending items that an agent keeps for one replica set; beyond, the mark has to wait.
 pub const MAX_PENDING_ITEMS: usize = 10_000;
 
+/// The most parked objects that are named in a [`Welcome`].
+pub const MAX_PARKED: usize = 100_000;
+
 /// Who the worker is and what it replicates.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WorkerHello {
@@ -54,6 +57,8 @@ pub struct Welcome {
     pub stored: Stored,
     /// Opens stage channels and rsync channels for this connection: 32 characters of lower-case hexadecimal.
     pub stage_token: String,
+    /// Objects that have no name here, at most [`MAX_PARKED`]: each is gone, or has to be bound.
+    pub parked: Vec<Gfid>,
     /// Whether the file system shares extents between files (FICLONE), so that a basis costs nothing.
     pub can_clone: bool,
 }
@@ -229,6 +234,8 @@ pub enum Response {
         gone: Vec<Outcome>,
         /// What went to quarantine meanwhile, for the log: one line each.
         quarantined: Vec<String>,
+        /// Objects that gave way and have no name here now: each is gone, or has to be bound.
+        parked: Vec<Gfid>,
     },
     /// One for each object: whether there is a basis in the stage (else the file is to be sent whole).
     Prepared(Vec<bool>),

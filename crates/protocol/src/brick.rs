@@ -85,7 +85,7 @@ pub enum BrickResponse {
 pub enum Look {
     /// Nothing (also when the directory itself is gone).
     Absent,
-    /// This object.
+    /// This object, and the changelog says so too: when it leaves the name, a record will tell.
     Present(Gfid, Object),
     /// Something of which the changelog does not tell yet; a record will follow.
     Unrecorded,
@@ -98,9 +98,11 @@ pub enum Look {
 pub enum Names {
     /// Nowhere: it has no name in this brick any more.
     Gone,
-    /// Under these names, each looked at just now; none where it is alive under names of which the changelog does
+    /// Under these names, each recorded and looked at just now; none where it is alive under names of which the changelog does
     /// not tell yet (records will follow).
     Alive(Object, Vec<Place>),
+    /// It cannot be told yet: the crawl that finds out is running. Ask again later.
+    Unrecorded,
 }
 
 /// What the monitor asks a recorder.

@@ -9,7 +9,7 @@ use protocol::Place;
 use protocol::brick::{Look, Names};
 use rustix::fs::OFlags;
 
-use crate::disk::{DirCache, Disk, Whereabouts};
+use crate::disk::{DirCache, Disk};
 use crate::error::{Error, Result};
 use crate::index::{Row, View};
 use crate::slot::Slot;
@@ -44,7 +44,8 @@ impl<'a> Answers<'a> {
             Ok(None) => return Ok(Look::Absent),
             Err(error) => return Ok(Look::Failed(errno(&error))),
         };
-        if self.view.object(gfid)?.is_none() {
+        // What is stated has to be recorded: only then does a record follow when it changes again.
+        if self.view.entry(&slot)? != Some(gfid) {
             return Ok(Look::Unrecorded);
         }
         Ok(match Object::read(fd.as_fd()) {
@@ -91,28 +92,16 @@ impl<'a> Answers<'a> {
         let fd = match object {
             Some(fd) => fd,
             None => {
-                let Some(handle) = &row.handle else {
+                if row.handle.is_none() {
                     // Told by the changelog only, and not where that says: the crawl will find out.
-                    return Err(Error::Unsuitable("the brick is being crawled, ask again later".into()));
-                };
-                let Some(fd) = self.open_path(gfid)? else { return Ok(Names::Gone) };
-                if gfid != Gfid::ROOT {
-                    verified.extend(self.unrecorded_name(gfid, handle)?);
+                    return Ok(Names::Unrecorded);
                 }
+                let Some(fd) = self.open_path(gfid)? else { return Ok(Names::Gone) };
                 fd
             }
         };
         let object = Object::read(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))?;
         Ok(Names::Alive(object, verified))
-    }
-
-    /// Where an object was moved just now, if that is in a recorded directory.
-    fn unrecorded_name(&mut self, gfid: Gfid, handle: &crate::handle::Handle) -> Result<Option<Place>> {
-        let whereabouts = self.disk.locate(handle).map_err(Error::io("look into", self.disk.path()))?;
-        let Whereabouts::Maybe(dir, name) = whereabouts else { return Ok(None) };
-        let slot = Slot { parent: self.disk.namer().gfid(&dir), name };
-        let found = self.look_at_name(&slot)?.map_err(Error::io("look into", self.disk.path()))?;
-        Ok(found.filter(|(_, found)| *found == gfid).map(|_| Place { parent: slot.parent, name: slot.name.into_vec() }))
     }
 
     /// Opens a regular file for reading; the error is an `errno`, `ENOENT` where it is gone.

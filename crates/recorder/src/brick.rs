@@ -36,8 +36,12 @@ const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// How long an index that was just let go may still be in use.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// After this time all events about an object that was moved have been read; if it was not found then, it left.
-const SETTLE_WITHIN: Duration = Duration::from_secs(2);
+/// An object that was not found for this long left the brick, if no events are waiting: the event of its move would have
+/// been read. (If it was not so, a later look finds it as a new name; only its content travels once more.)
+const SETTLE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Events are read at least this early.
+const COLLECTED_WITHIN: Duration = Duration::from_millis(100);
 
 /// How often the index is made durable while there are changes.
 const DURABLE_EVERY: Duration = Duration::from_secs(2);
@@ -81,6 +85,8 @@ pub struct Brick {
     doomed: VecDeque<Gfid>,
     deferred: HashMap<Slot, Instant>,
     retried: Instant,
+    /// When no events were waiting.
+    caught_up: Instant,
     owed: HashMap<Gfid, (Instant, Owing)>,
     undurable: bool,
     durable: Instant,
@@ -116,6 +122,7 @@ impl Brick {
             doomed: VecDeque::new(),
             deferred: HashMap::new(),
             retried: now,
+            caught_up: now,
             owed: HashMap::new(),
             undurable: false,
             durable: now,
@@ -258,6 +265,11 @@ impl Brick {
         Ok(())
     }
 
+    /// Notes that no events were waiting at this time.
+    pub fn note_caught_up(&mut self, at: Instant) {
+        self.caught_up = at;
+    }
+
     /// Writes the D records that wait: all of them, or those whose time has come.
     ///
     /// # Errors
@@ -302,7 +314,8 @@ impl Brick {
         let mut lost = Vec::new();
         let mut since = HashMap::new();
         for (slot, first) in self.deferred.drain() {
-            match (first.elapsed() > SETTLE_WITHIN, self.crawling) {
+            let all_read = self.caught_up >= first + COLLECTED_WITHIN;
+            match (all_read && first.elapsed() > SETTLE_WITHIN, self.crawling) {
                 (false, _) => {
                     since.insert(slot.clone(), first);
                     batch.slots.push(slot);
@@ -327,7 +340,7 @@ impl Brick {
         if step.done {
             self.doomed.pop_front();
         }
-        let relist = step.back.is_some();
+        let relist = !step.back.is_empty();
         self.defer(step.parked);
         self.defer(step.back);
         let records = step.ops.iter().map(|op| record_of(op, |_| None)).collect();

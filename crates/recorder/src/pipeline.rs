@@ -167,6 +167,16 @@ struct Waiting {
     patience_until: Instant,
 }
 
+/// What there is to do.
+struct Next {
+    commands: Vec<Command>,
+    taken: Taken,
+    /// Events were lost.
+    overflow: bool,
+    /// Nothing is left behind what was taken.
+    caught_up: Option<Instant>,
+}
+
 /// Owns the bricks.
 struct Driver {
     inbox: Arc<Inbox>,
@@ -178,7 +188,7 @@ struct Driver {
 impl Driver {
     fn run(mut self) {
         loop {
-            let (commands, taken, overflow) = self.next();
+            let Next { commands, taken, overflow, caught_up } = self.next();
             if overflow {
                 tracing::warn!("events were lost; all bricks of the file system are crawled");
                 self.each(Brick::start_crawl);
@@ -194,14 +204,19 @@ impl Driver {
                     return;
                 }
             }
-            self.each(Brick::background);
+            self.each(|brick| {
+                if let Some(at) = caught_up {
+                    brick.note_caught_up(at);
+                }
+                brick.background()
+            });
             self.reopen_failed();
             self.answer_barriers();
         }
     }
 
     /// Waits until there is something to do.
-    fn next(&self) -> (Vec<Command>, Taken, bool) {
+    fn next(&self) -> Next {
         let bricks = || self.bricks.iter().filter_map(|driven| driven.brick.as_ref());
         let mut state = lock(&self.inbox.state);
         if !bricks().any(Brick::busy) && state.commands.is_empty() && state.dirty.is_quiet() {
@@ -210,7 +225,9 @@ impl Driver {
             state = self.inbox.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         let overflow = state.dirty.take_overflow();
-        (std::mem::take(&mut state.commands), state.dirty.take(BATCH_MAX), overflow)
+        let taken = state.dirty.take(BATCH_MAX);
+        let caught_up = state.dirty.is_empty().then(Instant::now);
+        Next { commands: std::mem::take(&mut state.commands), taken, overflow, caught_up }
     }
 
     /// Does something with every brick; one that fails is closed, to be opened again.

@@ -21,8 +21,9 @@ pub struct RemovalStep {
     pub ops: Vec<Op>,
     /// Places of objects that are alive somewhere else.
     pub parked: Vec<Slot>,
-    /// The directory is in the brick after all, here.
-    pub back: Option<Slot>,
+    /// The directory is in the brick after all: where it is, and where the index has it. Both are to be looked at, as
+    /// it may be moved once more before that.
+    pub back: Vec<Slot>,
     /// The directory itself is among the operations, or was gone.
     pub done: bool,
 }
@@ -46,7 +47,7 @@ pub fn removal_step(view: &View, disk: &Disk, dir: Gfid, max: usize) -> Result<R
         return Ok(step);
     };
     if let Some(back) = place_in_brick(view, disk, &row)? {
-        step.back = Some(back);
+        step.back = vec![back, slot];
         step.done = true;
         return Ok(step);
     }

@@ -52,7 +52,7 @@ pub fn batch(tree: &mut Tree, staging: &mut Staging, batch: &Batch) -> Result<Re
         let refused = outcome(Err(Trouble::refused("too many items in one batch")))?;
         let all = |n: usize| vec![refused.clone(); n.min(MAX_BATCH_ITEMS)];
         let (items, gone) = (all(batch.items.len()), all(batch.gone.len()));
-        return Ok(Response::Applied { items, gone, quarantined: Vec::new() });
+        return Ok(Response::Applied { items, gone, quarantined: Vec::new(), parked: Vec::new() });
     }
     let gone: HashSet<Gfid> = batch.gone.iter().copied().collect();
     let mut items = Vec::with_capacity(batch.items.len());
@@ -61,7 +61,8 @@ pub fn batch(tree: &mut Tree, staging: &mut Staging, batch: &Batch) -> Result<Re
     }
     let gone = remove_gone(tree, staging, &batch.gone)?;
     outcome(tree.restore_mtimes())?;
-    Ok(Response::Applied { items, gone, quarantined: std::mem::take(&mut tree.quarantined) })
+    let (quarantined, parked) = (std::mem::take(&mut tree.quarantined), tree.take_parked());
+    Ok(Response::Applied { items, gone, quarantined, parked })
 }
 
 fn item(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, item: &Item) -> Step<()> {

@@ -30,6 +30,7 @@ impl Tree {
     /// [`crate::error::Trouble`].
     pub fn free_parking(&mut self, gfid: Gfid) -> Step<Spot> {
         let spot = self.parking_of(gfid);
+        self.parked.push(gfid);
         match self.at(&spot)? {
             At::Absent => {}
             At::Known(there) if there == gfid => self.unlink(Some(gfid), &spot)?,
@@ -41,6 +42,25 @@ impl Tree {
             At::Unknown => self.quarantine(&spot)?,
         }
         Ok(spot)
+    }
+
+    /// What was parked since the last call and still is.
+    pub fn take_parked(&mut self) -> Vec<Gfid> {
+        let mut parked = std::mem::take(&mut self.parked);
+        parked.sort_unstable();
+        parked.dedup();
+        parked.retain(|gfid| matches!(self.at(&self.parking_of(*gfid)), Ok(At::Known(there)) if there == *gfid));
+        parked
+    }
+
+    /// Everything that is parked, at most `max`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn list_parked(&self, max: usize) -> std::io::Result<Vec<Gfid>> {
+        let entries = rustix::fs::Dir::read_from(&self.private.parked)?;
+        let names = entries.filter_map(|entry| Gfid::parse(entry.ok()?.file_name().to_bytes()).ok());
+        Ok(names.take(max).collect())
     }
 
     /// Parks an object that loses its last name.

@@ -47,6 +47,8 @@ pub struct Tree {
     pub touched: BTreeSet<Gfid>,
     /// What went to quarantine in this batch, for the operator.
     pub quarantined: Vec<String>,
+    /// Objects that were parked since the last answer.
+    parked: Vec<Gfid>,
     /// Files that are being patched in place, with the stage they are linked into.
     pub in_place: HashMap<Gfid, String>,
     directories: Directories,
@@ -86,6 +88,7 @@ impl Tree {
             can_clone,
             touched: BTreeSet::new(),
             quarantined: Vec::new(),
+            parked: Vec::new(),
             in_place: HashMap::new(),
             directories: Directories::new(open_directories.clamp(16, MAX_OPEN_DIRECTORIES)),
             counter: 0,
