@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use cluster::{Secondary, SessionId, Transition};
 use gsync_monitor::api::Request;
+use gsync_monitor::paths::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 
 use crate::cli::{Create, Quickstart};
 use crate::exit::{Exit, problem};
@@ -68,7 +69,7 @@ pub fn run(monitor: &Monitor, wanted: &Quickstart) -> anyhow::Result<Exit> {
     println!();
     let compared = verifying::compare_session(monitor, &mut link, &declared, &session, SYNC_LIMIT)?;
     compared.print(false)?;
-    print_next(&name, &primary, wanted.primary.is_none() || wanted.secondary.is_none(), &base);
+    print_next(monitor, &name, &primary, wanted.primary.is_none() || wanted.secondary.is_none(), &base);
     Ok(if compared.report.equal { Exit::Done } else { Exit::Different })
 }
 
@@ -137,16 +138,29 @@ fn wait_seen(is_seen: impl Fn() -> bool) -> bool {
     true
 }
 
-fn print_next(name: &str, primary: &Path, has_sample: bool, base: &Path) {
+fn print_next(monitor: &Monitor, name: &str, primary: &Path, has_sample: bool, base: &Path) {
+    let command = command_line(monitor);
     println!("\nThe session goes on. Change something below {} and look:", primary.display());
-    println!("  geo-rep status {name} detail");
-    println!("  geo-rep status --watch");
-    println!("  geo-rep verify {name}");
-    println!("  geo-rep config {name}");
-    println!("  geo-rep pause {name}; geo-rep resume {name}");
+    for words in ["status {} detail", "status --watch", "verify {}", "config {}", "pause {}", "resume {}"] {
+        println!("  {command} {}", words.replace("{}", name));
+    }
     println!("To end it:");
-    println!("  geo-rep stop {name} && geo-rep delete {name}");
+    println!("  {command} stop {name} && {command} delete {name}");
     if has_sample {
         println!("  rm -r {}", base.display());
     }
+}
+
+/// How this program was called, so that what is printed can be copied: not everybody has it in PATH.
+fn command_line(monitor: &Monitor) -> String {
+    let program = std::env::args_os().next().map_or_else(|| "geo-rep".into(), PathBuf::from);
+    let mut command = program.display().to_string();
+    for (flag, directory, default) in
+        [("--state-dir", monitor.state.path(), DEFAULT_STATE_DIR), ("--run-dir", monitor.run.path(), DEFAULT_RUN_DIR)]
+    {
+        if directory != Path::new(default) {
+            command = format!("{command} {flag} {}", directory.display());
+        }
+    }
+    command
 }
