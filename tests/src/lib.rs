@@ -10,22 +10,25 @@
 //! - [`programs`]: the programs of this workspace
 //! - [`proc`]: processes of a deployment, found and killed
 //! - [`sshd`]: a real sshd with a forced command
+//! - [`proxy`]: counts the bytes on the way to it, and breaks the way
+//! - [`listings`]: who lists directories
 //! - [`deployment`]: a primary machine with its state, driven by `geo-rep`
 //! - [`session`]: one session of a deployment
 //! - [`nasty`]: concurrent writers that do everything to a small name space
 //! - [`stamped`], [`readers`]: files that tell their version, and readers that notice half a file
 
-#![forbid(unsafe_code)]
-
 pub mod deployment;
 pub mod fs;
+pub mod listings;
 pub mod nasty;
 pub mod need;
 pub mod proc;
 pub mod programs;
+pub mod proxy;
 pub mod readers;
 pub mod session;
 pub mod skip;
 pub mod sshd;
 pub mod stamped;
+mod sys;
 pub mod wait;

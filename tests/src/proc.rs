@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -53,6 +54,15 @@ impl Process {
             && rustix::process::pidfd_send_signal(fd, signal).is_ok()
     }
 
+    /// CPU time it used so far, all its threads together; zero when it is gone.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+        // utime and stime are the 14th and 15th field, and the state, the 3rd, is the first here.
+        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+        Duration::from_millis((ticks(11) + ticks(12)) * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
     /// Kills it at once, as a crash would. Says whether it was there.
     pub fn kill(&self) -> bool {
         self.signal(Signal::KILL)
@@ -98,7 +108,6 @@ pub fn read_pid_file(path: &Path) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
-    use std::time::Duration;
 
     use super::*;
     use crate::wait::wait_until;

@@ -1,10 +1,12 @@
 //! One session of a deployment: a brick, something beside it, and a secondary.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::deployment::Deployment;
 use crate::sshd::Sshd;
@@ -39,6 +41,19 @@ impl<'a> Session<'a> {
         far: &Path,
         sshd: Option<&Sshd>,
     ) -> anyhow::Result<Session<'a>> {
+        Session::create_through(deployment, base, far, sshd.map(|sshd| (sshd, sshd.port())))
+    }
+
+    /// As [`Session::create`], with another port that leads to the sshd.
+    ///
+    /// # Errors
+    /// When a command fails, with what it said.
+    pub fn create_through(
+        deployment: &'a Deployment,
+        base: &Path,
+        far: &Path,
+        sshd: Option<(&Sshd, u16)>,
+    ) -> anyhow::Result<Session<'a>> {
         let [brick, outside, secondary] = [base.join("brick"), base.join("outside"), far.join("secondary")];
         for dir in [&brick, &outside, &secondary] {
             std::fs::create_dir_all(dir)?;
@@ -47,8 +62,8 @@ impl<'a> Session<'a> {
         let session = Session { deployment, brick, outside, secondary };
         let mut words: Vec<String> = ["create", "--name", NAME].map(String::from).to_vec();
         let mut target = session.secondary.display().to_string();
-        if let Some(sshd) = sshd {
-            words.extend(["--ssh-port".into(), sshd.port().to_string()]);
+        if let Some((sshd, port)) = sshd {
+            words.extend(["--ssh-port".into(), port.to_string()]);
             words.extend(["--ssh-identity".into(), sshd.identity().display().to_string()]);
             words.extend(["--remote-agent".into(), crate::programs::path("gsync-agent").display().to_string()]);
             target = format!("{}@127.0.0.1:{target}", sshd.user());
@@ -107,6 +122,51 @@ impl<'a> Session<'a> {
     /// When there is none.
     pub fn status(&self) -> anyhow::Result<serde_json::Value> {
         let status = self.deployment.json(["status", NAME, "--json"])?;
-        status.pointer("/sessions/0/bricks/0").or_else(|| status.pointer("/0")).cloned().context("no row")
+        status.pointer("/sessions/0/bricks/0").cloned().context("no row")
     }
+
+    /// Bytes and files whose content was sent since the worker started.
+    ///
+    /// # Errors
+    /// As [`Session::status`].
+    pub fn sent(&self) -> anyhow::Result<(u64, u64)> {
+        let status = self.status()?;
+        let number = |name: &str| status[name].as_u64().with_context(|| format!("no {name} in {status}"));
+        Ok((number("sent_bytes")?, number("sent_files")?))
+    }
+
+    /// Waits until STATUS is this word.
+    ///
+    /// # Panics
+    /// When it is not at the deadline.
+    #[track_caller]
+    pub fn wait_for_status(&self, word: &str, limit: Duration) -> serde_json::Value {
+        crate::wait::wait_for(word, limit, || {
+            let status = self.status().map_err(|e| format!("{e:#}"))?;
+            if status["status"] == word { Ok(status) } else { Err(status.to_string()) }
+        })
+    }
+
+    /// Waits until everything that was changed so far is durably on the secondary; compares nothing.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn settle(&self, limit: Duration) -> anyhow::Result<()> {
+        let socket = worker_socket(&self.deployment.run_dir()).context("no worker's socket")?;
+        let mut stream = UnixStream::connect(&socket).with_context(|| socket.display().to_string())?;
+        stream.write_all(format!("{{\"cmd\":\"wait\",\"timeout_ms\":{}}}\n", limit.as_millis()).as_bytes())?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        let answer: serde_json::Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+        ensure!(answer["done"] == true && answer["pending"] == 0, "not settled: {line}");
+        Ok(())
+    }
+}
+
+fn worker_socket(run: &Path) -> Option<PathBuf> {
+    let paths = std::fs::read_dir(run).ok()?.flatten().map(|entry| entry.path());
+    paths.into_iter().find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("w-") && name.ends_with(".sock")
+    })
 }
