@@ -6,7 +6,7 @@
 //! Layout
 //! - [`gfid`], [`record`]: what a record says
 //! - [`header`], [`encoding`]: its bytes, versions 1.1 and 1.2, binary and ASCII
-//! - [`slice`]: one file, rolled or growing
+//! - [`mod@slice`]: one file, rolled or growing
 //! - [`layout`]: names and places of files
 //! - [`htime`], `index`: which slices there are, and what proves that none is missing
 //! - `seal`: length and checksum of our own slices

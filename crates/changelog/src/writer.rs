@@ -1,7 +1,7 @@
 //! The recorder's side: appends records to the open slice, and rolls it.
 //!
 //! The files are those of GlusterFS (v1.2, ASCII, dated directories, HTIME), so that one reader serves both, plus
-//! [`crate::seal`].
+//! `seal.rs`.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;

@@ -67,7 +67,8 @@ pub enum Command {
 pub struct Create {
     /// Directory to be replicated
     pub primary: PathBuf,
-    /// Where to: an absolute directory, or [user@]host:/directory
+    /// Where to.
+    #[arg(help = "Where to: an absolute directory, or [user@]host:/directory")]
     pub secondary: String,
     /// Name of the session [default: the directory's]
     #[arg(long)]
@@ -164,8 +165,8 @@ pub struct Quickstart {
     /// Replicate this directory instead of a sample; a few files are made and removed in it
     #[arg(long)]
     pub primary: Option<PathBuf>,
-    /// Replicate to this directory, or [user@]host:/directory
-    #[arg(long)]
+    /// Where to replicate to.
+    #[arg(long, help = "Replicate to this directory, or [user@]host:/directory")]
     pub secondary: Option<String>,
 }
 

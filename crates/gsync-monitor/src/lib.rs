@@ -5,8 +5,8 @@
 //! - [`api`], [`client`]: what the command asks, and how
 //! - [`server`], [`service`]: answering, changing what is declared
 //! - [`want`]: what should run on this node, from what is declared
-//! - [`event`], [`unit`], [`machine`] with `settle`, [`backoff`]: what to do next, from events; pure
-//! - [`run`]: the loop: events, decision, effects
+//! - [`event`], [`mod@unit`], [`machine`] with `settle`, [`backoff`]: what to do next, from events; pure
+//! - [`mod@run`]: the loop: events, decision, effects
 //! - [`effects`], [`process`], [`programs`], [`recorder`], [`worker`]: carrying effects out
 //! - [`status`]: the rows of the status table
 //!
