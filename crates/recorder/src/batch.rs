@@ -47,8 +47,12 @@ pub struct Outcome {
     pub doomed: Vec<Gfid>,
     /// Names to be looked at again.
     pub unsettled: Vec<Slot>,
-    /// Directories that have a new place, or were seen in a listing.
+    /// Directories that are to be listed: new ones, those that come out of the parking place, and those that were
+    /// seen in a listing.
     pub dirs: Vec<Gfid>,
+    /// Directories that have another place. What is in them is known, and events told of all changes, unless they
+    /// were being removed from the index because they had left the brick.
+    pub moved: Vec<Gfid>,
 }
 
 /// What speaks for a D record that was not written yet.
@@ -173,10 +177,12 @@ impl Outcome {
     fn record_entries(&mut self, survey: &Survey<'_>) {
         for op in &self.ops {
             self.records.push(record_of(op, |gfid| survey.seen().get(&gfid)));
-            if let Op::Make(gfid, _) | Op::Rename(gfid, _, _) = op
-                && survey.seen().get(gfid).is_some_and(|seen| seen.object.kind == Kind::Directory)
-            {
-                self.dirs.push(*gfid);
+            let is_dir = |gfid| survey.seen().get(gfid).is_some_and(|seen| seen.object.kind == Kind::Directory);
+            match op {
+                Op::Make(gfid, _) if is_dir(gfid) => self.dirs.push(*gfid),
+                Op::Rename(gfid, from, _) if from.is_parking() && is_dir(gfid) => self.dirs.push(*gfid),
+                Op::Rename(gfid, ..) if is_dir(gfid) => self.moved.push(*gfid),
+                _ => {}
             }
         }
     }

@@ -53,6 +53,9 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 /// a page is old, 5 s until it is written, 5 s until the file system commits, and as much again).
 const SUSPECT_SECS: u64 = 90;
 
+/// So long after a removal in part, directories that move are listed: they may come from there.
+const HALF_REMOVED_FOR: Duration = Duration::from_secs(60);
+
 /// What a brick is, for the one who attaches it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BrickSpec {
@@ -83,6 +86,8 @@ pub struct Brick {
     suspect_since: Option<i64>,
     listing: Option<Listing>,
     doomed: VecDeque<Gfid>,
+    /// When a subtree that had left was last taken out of the index in part only.
+    half_removed: Option<Instant>,
     deferred: HashMap<Slot, Instant>,
     retried: Instant,
     /// When no events were waiting.
@@ -120,6 +125,7 @@ impl Brick {
             suspect_since,
             listing: None,
             doomed: VecDeque::new(),
+            half_removed: None,
             deferred: HashMap::new(),
             retried: now,
             caught_up: now,
@@ -341,6 +347,9 @@ impl Brick {
             self.doomed.pop_front();
         }
         let relist = !step.back.is_empty();
+        if relist || !step.done {
+            self.half_removed = Some(Instant::now());
+        }
         self.defer(step.parked);
         self.defer(step.back);
         let records = step.ops.iter().map(|op| record_of(op, |_| None)).collect();
@@ -438,6 +447,10 @@ impl Brick {
         drop(view);
         let unsettled = std::mem::take(&mut outcome.unsettled);
         self.doomed.extend(outcome.doomed.drain(..));
+        let moved = std::mem::take(&mut outcome.moved);
+        if !self.doomed.is_empty() || self.half_removed.is_some_and(|since| since.elapsed() < HALF_REMOVED_FOR) {
+            outcome.dirs.extend(moved);
+        }
         let crawling = self.crawling;
         if !(is_crawl && crawling) {
             self.defer(unsettled.iter().cloned());

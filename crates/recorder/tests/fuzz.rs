@@ -53,6 +53,8 @@ fn fuzz(kind: &str, mode: Mode) {
                     client.barrier();
                     recorder.stop();
                     mess_from_four(&brick, &outside, ops(), seed);
+                    // Where a file is the kernel knows only while it remembers the name.
+                    filesystem.remount();
                     recorder = Recorder::start(arguments);
                     client = recorder.follow(&brick, &state);
                 }
@@ -87,4 +89,42 @@ fn outage() {
 #[test]
 fn overflow() {
     ["ext4", "tmpfs"].into_iter().for_each(|kind| fuzz(kind, Mode::Overflow));
+}
+
+/// A directory that moves from where the crawl has not been yet to where it has been must be listed all the same.
+#[test]
+fn directories_move_while_they_are_crawled() {
+    let seed = seed("moves during the crawl");
+    let Some(filesystem) = FileSystem::new("tmpfs") else { return };
+    let (brick, state) = (filesystem.dir("brick"), filesystem.dir("state"));
+    let place = |side: &str, number: usize| brick.join(format!("{side}{}/d{number}", number % 10));
+    for number in 0..600 {
+        for side in ["l", "r"] {
+            std::fs::create_dir_all(brick.join(format!("{side}{}", number % 10))).unwrap();
+        }
+        std::fs::create_dir_all(place("l", number).join("deep/er")).unwrap();
+    }
+    let recorder = Recorder::start(&[]);
+    recorder.follow(&brick, &state).barrier();
+    recorder.stop();
+    for number in 0..600 {
+        for file in 0..10 {
+            std::fs::write(place("l", number).join(format!("deep/er/offline{file}")), "x").unwrap();
+        }
+    }
+    let recorder = Recorder::start(&[]);
+    let mut client = recorder.follow(&brick, &state);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut order: Vec<usize> = (0..600).collect();
+    random.shuffle(&mut order);
+    for number in order {
+        std::fs::rename(place("l", number), place("r", number)).unwrap();
+    }
+    let crawling = recorder.admin().status()[0].crawling;
+    client.barrier();
+    let mut model = Model::default();
+    model.read(&client.journal);
+    model.assert_equals_disk(&brick);
+    model.assert_data_announced(&brick);
+    assert!(crawling, "the crawl had ended before the moves did");
 }

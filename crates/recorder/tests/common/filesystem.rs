@@ -43,6 +43,15 @@ impl FileSystem {
         self.dir.path().join("fs")
     }
 
+    /// Unmounts and mounts it again: the kernel forgets everything about it that is not on the disk.
+    pub fn remount(&self) {
+        let image = self.dir.path().join("image");
+        if image.exists() {
+            run(Command::new("umount").arg(self.root())).unwrap();
+            run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(self.root())).unwrap();
+        }
+    }
+
     /// A directory in it, made if it is missing.
     pub fn dir(&self, name: &str) -> PathBuf {
         let dir = self.root().join(name);
