@@ -448,7 +448,9 @@ impl Brick {
         let unsettled = std::mem::take(&mut outcome.unsettled);
         self.doomed.extend(outcome.doomed.drain(..));
         let moved = std::mem::take(&mut outcome.moved);
-        if !self.doomed.is_empty() || self.half_removed.is_some_and(|since| since.elapsed() < HALF_REMOVED_FOR) {
+        // During a crawl a directory may come from where it has not been yet to where it has been.
+        let half_removed = self.half_removed.is_some_and(|since| since.elapsed() < HALF_REMOVED_FOR);
+        if self.crawling || !self.doomed.is_empty() || half_removed {
             outcome.dirs.extend(moved);
         }
         let crawling = self.crawling;
