@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
 use protocol::agent::{
-    AgentHello, MAX_PARKED, MAX_PENDING_ITEMS, Refusal, Request, Response, Stored, Welcome, WorkerHello,
+    AgentHello, MAX_PARKED, MAX_PENDING_ITEMS, Numbered, Refusal, Request, Response, Stored, Welcome, WorkerHello,
 };
 use protocol::hello::Versions;
 
@@ -33,15 +33,28 @@ pub enum Job {
         hello: WorkerHello,
         /// Where answers go.
         replies: Sender<Reply>,
+        /// Where what was done beside this thread is reported.
+        queue: SyncSender<Job>,
     },
     /// A worker asks for something.
     Request {
         /// Number of the connection.
         connection: u64,
         /// What.
-        request: Request,
+        request: Numbered<Request>,
         /// Its size, to be given back with the answer.
         bytes: usize,
+    },
+    /// The file system wrote everything out that was done before a [`Request::Commit`].
+    Synced {
+        /// Number of the connection.
+        connection: u64,
+        /// Number and size of the request.
+        request: (u64, usize),
+        /// What is to be stored now.
+        stored: Stored,
+        /// Whether it did.
+        result: std::io::Result<()>,
     },
     /// A worker is gone.
     Closed {
@@ -65,6 +78,7 @@ struct Connection {
     key: SessionKey,
     staging: Staging,
     replies: Sender<Reply>,
+    queue: SyncSender<Job>,
 }
 
 /// The state of the thread.
@@ -92,13 +106,16 @@ impl Applier {
     pub fn run(mut self, jobs: &Receiver<Job>) -> bool {
         for job in jobs {
             match job {
-                Job::Hello { connection, hello, replies } => {
-                    let answer = self.hello(connection, &hello, &replies);
+                Job::Hello { connection, hello, replies, queue } => {
+                    let answer = self.hello(connection, &hello, &replies, queue);
                     let answer =
                         answer.unwrap_or_else(|reason| AgentHello::Refused { versions: Versions::ours(), reason });
                     let _ = replies.send(Reply::Hello(answer));
                 }
                 Job::Request { connection, request, bytes } => self.request(connection, request, bytes),
+                Job::Synced { connection, request, stored, result } => {
+                    self.synced(connection, request, stored, result);
+                }
                 Job::Closed { connection } => self.close(connection),
             }
         }
@@ -115,7 +132,13 @@ impl Applier {
         stopped.is_ok()
     }
 
-    fn hello(&mut self, connection: u64, hello: &WorkerHello, replies: &Sender<Reply>) -> Result<AgentHello, Refusal> {
+    fn hello(
+        &mut self,
+        connection: u64,
+        hello: &WorkerHello,
+        replies: &Sender<Reply>,
+        queue: SyncSender<Job>,
+    ) -> Result<AgentHello, Refusal> {
         if hello.versions.common(&Versions::ours()).is_none() {
             return Err(Refusal::Version);
         }
@@ -146,7 +169,7 @@ impl Applier {
         tracing::info!(session = %protocol::Gfid(key.0), replica_set = key.1, epoch = hello.epoch, "a worker is here");
         self.sessions.insert(key, Session { file, state, connection });
         let staging = Staging::new(stage);
-        self.connections.insert(connection, Connection { key, staging, replies: replies.clone() });
+        self.connections.insert(connection, Connection { key, staging, replies: replies.clone(), queue });
         Ok(AgentHello::Welcome(welcome))
     }
 
@@ -165,12 +188,30 @@ impl Applier {
         }
     }
 
-    fn request(&mut self, connection: u64, request: Request, bytes: usize) {
+    fn request(&mut self, connection: u64, request: Numbered<Request>, bytes: usize) {
         // Of a connection that was retired nothing is carried out any more, whatever still waits.
         let Some(mut worker) = self.connections.remove(&connection) else { return };
-        match self.answer(&mut worker, request) {
-            Ok(response) => {
-                let _ = worker.replies.send(Reply::Response(response, bytes));
+        let Numbered { number, body } = request;
+        let answer = match body {
+            Request::Commit(stored) => {
+                self.begin_commit(connection, worker, (number, bytes), stored);
+                return;
+            }
+            body => self.answer(&mut worker, body),
+        };
+        self.reply(connection, worker, (number, bytes), answer);
+    }
+
+    fn reply(
+        &mut self,
+        connection: u64,
+        worker: Connection,
+        (number, bytes): (u64, usize),
+        answer: Result<Response, Refusal>,
+    ) {
+        match answer {
+            Ok(body) => {
+                let _ = worker.replies.send(Reply::Response(Numbered { number, body }, bytes));
                 self.connections.insert(connection, worker);
             }
             Err(refusal) => {
@@ -179,6 +220,30 @@ impl Applier {
                 self.end_stage(&worker);
             }
         }
+    }
+
+    /// Has the file system write everything out, beside this thread: that can take a second, in which the next
+    /// statements are carried out already.
+    fn begin_commit(&mut self, connection: u64, worker: Connection, request: (u64, usize), stored: Stored) {
+        if stored.pending.len() > MAX_PENDING_ITEMS {
+            let refusal = Refusal::Root("the pending list is too long".into());
+            return self.reply(connection, worker, request, Err(refusal));
+        }
+        let (private, queue) = (self.private.clone(), worker.queue.clone());
+        self.connections.insert(connection, worker);
+        std::thread::spawn(move || {
+            let result = rustix::fs::syncfs(&private.root).map_err(Into::into);
+            let _ = queue.send(Job::Synced { connection, request, stored, result });
+        });
+    }
+
+    fn synced(&mut self, connection: u64, request: (u64, usize), stored: Stored, result: std::io::Result<()>) {
+        let Some(worker) = self.connections.remove(&connection) else { return };
+        let answer = match result {
+            Ok(()) => self.commit(worker.key, stored),
+            Err(error) => Err(Refusal::Root(format!("the file system does not write out: {error}"))),
+        };
+        self.reply(connection, worker, request, answer);
     }
 
     fn answer(&mut self, worker: &mut Connection, request: Request) -> Result<Response, Refusal> {
@@ -201,11 +266,8 @@ impl Applier {
     }
 
     fn commit(&mut self, key: SessionKey, stored: Stored) -> Result<Response, Refusal> {
-        if stored.pending.len() > MAX_PENDING_ITEMS {
-            return Err(Refusal::Root("the pending list is too long".into()));
-        }
         let tree = self.tree.as_mut().map_err(|reason| Refusal::Root(reason.clone()))?;
-        match tree.sync() {
+        match tree.sync_index() {
             Ok(()) => {}
             Err(Trouble::Index(error)) => return Err(self.fail(&error.into())),
             Err(trouble) => return Err(Refusal::Root(explain_trouble(trouble))),

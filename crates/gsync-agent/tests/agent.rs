@@ -13,7 +13,7 @@ use common::filesystem::on_each;
 use common::worker::*;
 use common::*;
 use protocol::agent::{
-    AgentHello, Item, MAX_PENDING_ITEMS, Mark, Outcome, Pending, Refusal, Request, Response, Stored, Subject,
+    AgentHello, Item, MAX_PENDING_ITEMS, Mark, Numbered, Outcome, Pending, Refusal, Request, Response, Stored, Subject,
     WorkerHello,
 };
 use protocol::hello::Versions;
@@ -110,10 +110,12 @@ fn an_older_worker_is_refused_also_on_an_open_connection() {
     // A newer one takes over: whatever the older one says, also what is under way, is not carried out.
     let mut new = Worker::connect(root.path(), 6);
     let item = bind(ROOT, "late", gfid(2), Kind::Directory);
-    let _ = old.door.send(&Request::Apply(protocol::agent::Batch { items: vec![item], gone: vec![] }));
-    let refused = old.door.receive::<Response>().unwrap();
-    assert_eq!(refused, Response::Refused(Refusal::Fenced { current: 6 }));
-    assert!(old.door.receive::<Response>().is_err());
+    let body = Request::Apply(protocol::agent::Batch { items: vec![item], gone: vec![] });
+    let _ = old.door.send(&Numbered { number: 9, body });
+    let refused = old.door.receive::<Numbered<Response>>().unwrap();
+    assert_eq!(refused.number, 0);
+    assert_eq!(refused.body, Response::Refused(Refusal::Fenced { current: 6 }));
+    assert!(old.door.receive::<Numbered<Response>>().is_err());
     assert!(!root.path().join("late").exists());
     assert!(send_file(&mut channel, gfid(3), b"late").is_err());
     assert!(old.try_stage_channel().is_err());
@@ -123,7 +125,10 @@ fn an_older_worker_is_refused_also_on_an_open_connection() {
 
     // The same epoch again is the same worker after a lost connection.
     let again = Worker::connect(root.path(), 6);
-    assert_eq!(new.door.receive::<Response>().unwrap(), Response::Refused(Refusal::Fenced { current: 6 }));
+    assert_eq!(
+        new.door.receive::<Numbered<Response>>().unwrap().body,
+        Response::Refused(Refusal::Fenced { current: 6 })
+    );
     assert!(new.door.receive::<Response>().is_err());
     assert_eq!(again.welcome.stored, stored(1));
 

@@ -218,7 +218,7 @@ impl Session {
                     });
                 }
                 Effect::Apply(ticket, batch) => {
-                    let answer = self.control.send(&Request::Apply(batch)).await?;
+                    let answer = self.control.send(Request::Apply(batch)).await?;
                     self.tasks.spawn(async move { Ok((applied(ticket, answer).await?, 0, 0)) });
                 }
                 Effect::Commit(stored) => self.commit(stored).await?,
@@ -229,7 +229,7 @@ impl Session {
 
     async fn commit(&mut self, stored: Stored) -> Result<(), WorkerError> {
         self.last_commit = Instant::now();
-        let answer = self.control.send(&Request::Commit(stored)).await?;
+        let answer = self.control.send(Request::Commit(stored)).await?;
         self.tasks.spawn(async move {
             match receive(answer).await? {
                 Response::Committed => Ok((Event::Committed, 0, 0)),
@@ -270,7 +270,7 @@ impl Session {
         if !self.tasks.is_empty() {
             return Ok(());
         }
-        match tokio::time::timeout(PING_LIMIT, self.control.call(&Request::Ping)).await {
+        match tokio::time::timeout(PING_LIMIT, self.control.call(Request::Ping)).await {
             Ok(answer) => answer.map(drop).map_err(WorkerError::from),
             Err(_) => Err(SyncError::Ended.into()),
         }

@@ -75,7 +75,7 @@ async fn skip_current(
     }
     if !items.is_empty() {
         let batch = Batch { items, gone: Vec::new() };
-        let Response::Applied { items, .. } = control.call(&Request::Apply(batch)).await? else {
+        let Response::Applied { items, .. } = control.call(Request::Apply(batch)).await? else {
             return Err(WorkerError::Nonsense);
         };
         for ((gfid, object), outcome) in asked.into_iter().zip(items) {

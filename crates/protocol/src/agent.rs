@@ -1,8 +1,10 @@
 //! Worker and agent over a control channel.
 //!
 //! Each side sends [`MAGIC`](crate::hello::MAGIC), then the worker a frame [`WorkerHello`], the agent a frame
-//! [`AgentHello`]. After that the worker sends [`Request`]s and gets exactly one [`Response`] to each, in order; many
-//! may be under way. The agent carries them out in the order in which they came.
+//! [`AgentHello`]. After that the worker sends [`Request`]s, each [`Numbered`] from 1, and gets exactly one [`Response`]
+//! to each, under its number; many may be under way. The agent carries them out in the order in which they came, but
+//! answers a [`Request::Commit`] when it is durable, and goes on meanwhile. A response numbered 0 answers nothing: it is
+//! a [`Response::Refused`] that ends the connection.
 
 use changelog::Gfid;
 use serde::{Deserialize, Serialize};
@@ -124,6 +126,15 @@ pub enum Refusal {
     Root(String),
 }
 
+/// A request or a response with its number.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Numbered<T> {
+    /// Chosen by the worker, from 1.
+    pub number: u64,
+    /// The request or the response.
+    pub body: T,
+}
+
 /// What the worker asks for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -223,7 +234,7 @@ pub enum Outcome {
     },
 }
 
-/// The agent's answers, in the order of the requests.
+/// The agent's answers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Response {
     /// Outcomes of the items and of the gone objects, in order of the request.

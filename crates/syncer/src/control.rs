@@ -1,8 +1,11 @@
 //! Requests to the agent, many under way.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::agent::{AgentHello, Request, Response, Welcome, WorkerHello};
+use protocol::agent::{AgentHello, Numbered, Refusal, Request, Response, Welcome, WorkerHello};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +25,8 @@ type Answer = oneshot::Sender<Response>;
 /// The control channel to the agent. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Control {
-    requests: mpsc::Sender<(Vec<u8>, Answer)>,
+    requests: mpsc::Sender<(Vec<u8>, u64, Answer)>,
+    last_number: Arc<AtomicU64>,
     ended: CancellationToken,
 }
 
@@ -44,7 +48,7 @@ impl Control {
         let (requests, queue) = mpsc::channel(QUEUE);
         let ended = CancellationToken::new();
         tokio::spawn(carry(channel, queue, ended.clone()));
-        Ok((Control { requests, ended }, welcome))
+        Ok((Control { requests, last_number: Arc::default(), ended }, welcome))
     }
 
     /// Puts a request on its way; requests are carried out in the order of these calls. The answer comes through the
@@ -52,10 +56,11 @@ impl Control {
     ///
     /// # Errors
     /// [`SyncError::Ended`].
-    pub async fn send(&self, request: &Request) -> Result<oneshot::Receiver<Response>, SyncError> {
-        let bytes = protocol::encode(request)?;
+    pub async fn send(&self, request: Request) -> Result<oneshot::Receiver<Response>, SyncError> {
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = protocol::encode(&Numbered { number, body: request })?;
         let (answer, receiver) = oneshot::channel();
-        self.requests.send((bytes, answer)).await.map_err(|_| SyncError::Ended)?;
+        self.requests.send((bytes, number, answer)).await.map_err(|_| SyncError::Ended)?;
         Ok(receiver)
     }
 
@@ -63,7 +68,7 @@ impl Control {
     ///
     /// # Errors
     /// [`SyncError::Ended`], or [`SyncError::Refused`] when the agent refuses.
-    pub async fn call(&self, request: &Request) -> Result<Response, SyncError> {
+    pub async fn call(&self, request: Request) -> Result<Response, SyncError> {
         match self.send(request).await?.await {
             Ok(Response::Refused(reason)) => Err(reason.into()),
             Ok(response) => Ok(response),
@@ -77,23 +82,37 @@ impl Control {
     }
 }
 
+/// Who waits for which answer, and why no more can be had.
+#[derive(Debug, Default)]
+struct Waiting {
+    answers: HashMap<u64, Answer>,
+    refusal: Option<Refusal>,
+}
+
 /// Writes requests and hands out answers until either side ends.
-async fn carry(channel: Channel, mut queue: mpsc::Receiver<(Vec<u8>, Answer)>, ended: CancellationToken) {
+async fn carry(channel: Channel, mut queue: mpsc::Receiver<(Vec<u8>, u64, Answer)>, ended: CancellationToken) {
     let _guard = ended.drop_guard();
     let Channel { mut input, mut output, child, .. } = channel;
-    let (waiting, mut waiters) = mpsc::unbounded_channel::<Answer>();
-    let write = async move {
-        while let Some((bytes, answer)) = queue.recv().await {
+    let waiting = Mutex::new(Waiting::default());
+    let lock = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    let write = async {
+        while let Some((bytes, number, answer)) = queue.recv().await {
             // The waiter has to be known before the answer can come.
-            if waiting.send(answer).is_err() || input.write_all(&bytes).await.is_err() || input.flush().await.is_err() {
-                break;
+            lock().answers.insert(number, answer);
+            if input.write_all(&bytes).await.is_err() || input.flush().await.is_err() {
+                // What the agent still says may tell why.
+                std::future::pending::<()>().await;
             }
         }
     };
     let read = async {
-        while let Ok(response) = read_frame::<Response>(&mut output).await {
-            let Some(answer) = waiters.recv().await else { break };
-            let _ = answer.send(response);
+        while let Ok(Numbered { number, body }) = read_frame::<Numbered<Response>>(&mut output).await {
+            let waiter = lock().answers.remove(&number);
+            match (waiter, body) {
+                (Some(waiter), body) => drop(waiter.send(body)),
+                (None, Response::Refused(reason)) => lock().refusal = Some(reason),
+                (None, _) => break,
+            }
         }
     };
     tokio::select! {
@@ -101,4 +120,10 @@ async fn carry(channel: Channel, mut queue: mpsc::Receiver<(Vec<u8>, Answer)>, e
         () = read => {}
     }
     drop(child);
+    let Waiting { answers, refusal } = std::mem::take(&mut *lock());
+    if let Some(reason) = refusal {
+        for answer in answers.into_values() {
+            let _ = answer.send(Response::Refused(reason.clone()));
+        }
+    }
 }

@@ -54,7 +54,7 @@ impl RsyncEngine {
             return Ok(all);
         }
         let gfids = ready.iter().map(|(source, _)| source.gfid).collect();
-        match self.control.call(&Request::Prepare(gfids)).await? {
+        match self.control.call(Request::Prepare(gfids)).await? {
             Response::Prepared(_) => {}
             _ => return Err(SyncError::NotOurs),
         }

@@ -1,10 +1,10 @@
-//! A control channel: requests in, answers out, both in order.
+//! A control channel: requests in, in order; answers out.
 
 use std::io::{BufReader, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
-use protocol::agent::{AgentHello, Response};
+use protocol::agent::{AgentHello, Numbered, Request, Response};
 use protocol::frame::{FRAME_HEADER_BYTES, decode, parse_header};
 use protocol::hello::MAGIC;
 use protocol::{FrameError, read_frame, write_frame};
@@ -19,8 +19,8 @@ pub enum Reply {
     /// The answer to its hello.
     Hello(AgentHello),
     /// The answer to a request of so many bytes.
-    Response(Response, usize),
-    /// The last one; the channel is closed behind it.
+    Response(Numbered<Response>, usize),
+    /// The last one, which answers nothing; the channel is closed behind it.
     Last(Response),
 }
 
@@ -60,7 +60,7 @@ fn read_requests(
     let mut reader = BufReader::with_capacity(64 << 10, ChannelReader(ends.clone()));
     read_magic(&mut reader)?;
     let hello = read_frame(&mut reader)?;
-    if queue.send(Job::Hello { connection, hello, replies }).is_err() {
+    if queue.send(Job::Hello { connection, hello, replies, queue: queue.clone() }).is_err() {
         return Ok(());
     }
     loop {
@@ -75,7 +75,7 @@ fn read_requests(
         }
         let mut body = vec![0; bytes];
         reader.read_exact(&mut body)?;
-        let request = decode(&body, checksum)?;
+        let request: Numbered<Request> = decode(&body, checksum)?;
         if queue.send(Job::Request { connection, request, bytes }).is_err() {
             return Ok(());
         }
@@ -92,7 +92,7 @@ fn write_answers(ends: &Arc<Ends>, answers: &Receiver<Reply>, budget: &Budget) -
                 write_frame(&mut writer, &response)?;
                 budget.give_back(bytes);
             }
-            Reply::Last(response) => return write_frame(&mut writer, &response),
+            Reply::Last(body) => return write_frame(&mut writer, &Numbered { number: 0, body }),
         }
     }
     Ok(())

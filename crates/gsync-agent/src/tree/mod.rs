@@ -287,6 +287,15 @@ impl Tree {
     /// [`Trouble`].
     pub fn sync(&mut self) -> Step<()> {
         rustix::fs::syncfs(&self.private.root).tried("syncfs")?;
+        self.sync_index()
+    }
+
+    /// The second half of [`sync`](Tree::sync). The index may speak of what was done after the first half: it is not
+    /// believed after a power cut.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn sync_index(&mut self) -> Step<()> {
         Ok(self.index.sync()?)
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use protocol::agent::{AgentHello, Batch, Item, Outcome, Request, Response, Stored, Welcome, WorkerHello};
+use protocol::agent::{AgentHello, Batch, Item, Numbered, Outcome, Request, Response, Stored, Welcome, WorkerHello};
 use protocol::hello::{MAGIC, Versions};
 use protocol::stage::{StageHello, StageReady, Staged};
 use protocol::{FrameError, Gfid, read_frame, write_frame};
@@ -103,6 +103,7 @@ pub struct Worker {
     pub root: PathBuf,
     pub door: Door,
     pub welcome: Welcome,
+    number: u64,
 }
 
 impl Worker {
@@ -118,14 +119,15 @@ impl Worker {
         door.exchange_magic();
         let _ = door.send(hello);
         match door.receive() {
-            Ok(AgentHello::Welcome(welcome)) => Ok(Worker { root: root.into(), door, welcome }),
+            Ok(AgentHello::Welcome(welcome)) => Ok(Worker { root: root.into(), door, welcome, number: 0 }),
             other => Err(other.ok().map(Box::new)),
         }
     }
 
     pub fn request(&mut self, request: &Request) -> Result<Response, FrameError> {
-        self.door.send(request)?;
-        self.door.receive()
+        self.number += 1;
+        self.door.send(&Numbered { number: self.number, body: request })?;
+        Ok(self.door.receive::<Numbered<Response>>()?.body)
     }
 
     pub fn apply(&mut self, items: Vec<Item>, gone: Vec<Gfid>) -> Result<(Vec<Outcome>, Vec<Outcome>), FrameError> {
