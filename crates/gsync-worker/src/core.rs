@@ -183,7 +183,7 @@ impl Core {
             transfer_files: limits.1,
             read_to,
             live: false,
-            hard: mark.is_none(),
+            hard: false,
             floor: read_to,
             clock: VecDeque::new(),
             synced_until,
@@ -474,7 +474,7 @@ impl Core {
         let mut bound: HashMap<Gfid, HashSet<Place>> = HashMap::new();
         for (origin, outcome) in ticket.origins.iter().zip(items) {
             match origin {
-                Origin::Name(place, gfid) if *outcome == Outcome::NeedContent => {
+                Origin::Name(place, gfid) if *outcome == Outcome::NeedContent && !self.is_content_pending(gfid) => {
                     let position = self.dirty.names.get(place).map_or(position, |w| w.position());
                     self.dirty.contents.mark(*gfid, position, ContentHint { hard: true }, now);
                     self.waiting.entry(*gfid).or_default().push(place.clone());
@@ -514,6 +514,11 @@ impl Core {
         for ((gfid, is_task), outcome) in ticket.gone.iter().zip(gone) {
             self.judge_gone(*gfid, *is_task, outcome, position, now);
         }
+    }
+
+    /// Whether the content was given up for now: then the name cannot wait for it, or it would hold the mark.
+    fn is_content_pending(&self, gfid: &Gfid) -> bool {
+        self.dirty.contents.get(gfid).is_some_and(|work| work.pending.is_some())
     }
 
     /// Asks for the names of the directory that was missing or in the way.

@@ -28,7 +28,7 @@ pub enum WorkerError {
     #[error("cannot read the changelog: {0}")]
     Changelog(#[from] changelog::error::Error),
     /// The changelog does not tell everything since the mark.
-    #[error("the changelog is not complete: {reason}; the secondary cannot be brought up to date from it")]
+    #[error("the changelog is not complete: {reason}; docs/operations.md says what to do")]
     Unproven {
         /// Which part, and why.
         reason: String,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use changelog::{JournalReader, JournalWatcher, Position, Record};
+use changelog::{JournalReader, JournalWatcher, Position, Record, Unproven};
 use tokio::sync::mpsc;
 
 use crate::error::WorkerError;
@@ -63,7 +63,7 @@ fn run(dir: PathBuf, from: Position, sender: &mpsc::Sender<Result<Delivery, Work
         let before = now_secs();
         let batch = reader.read(BATCH_RECORDS)?;
         if let Some(span) = batch.unproven.first() {
-            return Err(WorkerError::Unproven { reason: format!("{span:?}") });
+            return Err(WorkerError::Unproven { reason: describe(span) });
         }
         let news = !batch.records.is_empty()
             || last.is_none_or(|(position, at)| position != batch.next || at.elapsed() >= REPORT);
@@ -86,6 +86,12 @@ fn run(dir: PathBuf, from: Position, sender: &mpsc::Sender<Result<Delivery, Work
         }
     }
     Ok(())
+}
+
+/// A span of time in words, for the operator.
+fn describe(span: &Unproven) -> String {
+    let to = span.to.map_or_else(|| "now".into(), |to| to.to_string());
+    format!("between {} and {to} (seconds since 1970): {:?}", span.from, span.reason)
 }
 
 /// Wall clock, seconds since 1970.

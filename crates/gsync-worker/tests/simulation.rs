@@ -32,6 +32,7 @@ struct Run {
     /// Sent to the secondary, not carried out yet; in order.
     sent: VecDeque<Effect>,
     failure_rate: f64,
+    refuse_content: bool,
 }
 
 impl Run {
@@ -48,6 +49,7 @@ impl Run {
             events: Vec::new(),
             sent: VecDeque::new(),
             failure_rate: 0.1,
+            refuse_content: false,
         }
     }
 
@@ -85,6 +87,7 @@ impl Run {
             return Transferred { gfid, state: TransferState::Current(object) };
         }
         let state = match self.rng.f64() {
+            _ if self.refuse_content => TransferState::Failed("planted".into()),
             x if x < self.failure_rate => TransferState::Busy,
             x if x < 1.5 * self.failure_rate => TransferState::Failed("planted".into()),
             _ => {
@@ -254,6 +257,24 @@ fn an_object_that_cannot_be_applied_is_kept_as_pending() {
     // A new worker finds it in the list, and the cause is gone.
     run.secondary.refuse_all = false;
     run.crash();
+    run.settle();
+    assert_eq!(run.primary.tree(), run.secondary.tree());
+}
+
+/// A file whose content cannot be sent: its name must not hold the mark for ever either.
+#[test]
+fn a_name_whose_content_is_pending_lets_the_mark_pass() {
+    let mut run = Run::new(1);
+    run.failure_rate = 0.0;
+    run.refuse_content = true;
+    run.primary.create_file(&mut Rng::with_seed(1));
+    for _ in 0..3000 {
+        run.step();
+        run.elapsed += Duration::from_millis(100);
+    }
+    let end = run.primary.position(run.primary.journal.len());
+    assert_eq!(run.core.mark(), end, "{:#?}", run.core.dirty);
+    run.refuse_content = false;
     run.settle();
     assert_eq!(run.primary.tree(), run.secondary.tree());
 }
