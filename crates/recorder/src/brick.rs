@@ -106,8 +106,16 @@ impl Brick {
     /// What system, changelog or index say; [`Error::Unsuitable`] when the directory is not the one recorded before.
     pub fn open(spec: BrickSpec, disk: Arc<Disk>) -> Result<Brick> {
         std::fs::create_dir_all(&spec.state).map_err(Error::io("create", &spec.state))?;
+        let has_journal = spec.journal_dir().join(changelog::layout::HTIME_DIR).is_dir();
         let journal = Journal::open(&spec.journal_dir())?;
-        let index = open_index(&spec.state.join("index.redb"))?;
+        let path = spec.state.join("index.redb");
+        let mut index = open_index(&path)?;
+        if !has_journal && index.view()?.position()?.is_some() {
+            // The changelog was removed: one that holds later differences only would be taken for the whole.
+            drop(index);
+            set_aside(&path, "its changelog is gone")?;
+            index = open_index(&path)?;
+        }
         check_root(&index, &disk)?;
         let redone = redo(&index, journal.dir())?;
         let suspect_since = suspect_since(&index)?;
@@ -538,12 +546,17 @@ fn open_index(path: &Path) -> Result<Index> {
         Ok(index) => Ok(index),
         Err(Error::Index(error)) if is_in_use_or_unreadable(&error) => Err(Error::Index(error)),
         Err(error) => {
-            let aside = path.with_extension(format!("damaged-{}", now_secs()));
-            tracing::warn!(path = %path.display(), aside = %aside.display(), %error, "index set aside");
-            std::fs::rename(path, &aside).map_err(Error::io("set aside", path))?;
+            set_aside(path, &error.to_string())?;
             Index::open(path)
         }
     }
+}
+
+/// Moves an index out of the way; changelog and crawl make a new one.
+fn set_aside(path: &Path, reason: &str) -> Result<()> {
+    let aside = path.with_extension(format!("damaged-{}", now_secs()));
+    tracing::warn!(path = %path.display(), aside = %aside.display(), reason, "index set aside");
+    std::fs::rename(path, &aside).map_err(Error::io("set aside", path))
 }
 
 /// Whether the file itself may be in order.

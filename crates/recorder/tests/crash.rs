@@ -85,3 +85,23 @@ fn a_lost_index_is_made_from_the_changelog() {
         recorder.stop();
     }
 }
+
+/// The changelog was removed and the index was not: a changelog that tells only what happened since would be taken for
+/// the whole, so everything is told again.
+#[test]
+fn a_lost_changelog_is_written_anew() {
+    let Some(filesystem) = FileSystem::new("ext4") else { return };
+    let (brick, state) = (filesystem.dir("brick"), filesystem.dir("state"));
+    std::fs::create_dir(brick.join("dir")).unwrap();
+    std::fs::write(brick.join("dir/file"), "x").unwrap();
+    for _ in 0..2 {
+        let recorder = Recorder::start(&[]);
+        let mut client = recorder.follow(&brick, &state);
+        client.barrier();
+        let mut model = Model { lenient: true, ..Model::default() };
+        model.read(&client.journal);
+        model.assert_equals_disk(&brick);
+        recorder.stop();
+        std::fs::remove_dir_all(state.join("changelogs")).unwrap();
+    }
+}
