@@ -33,9 +33,9 @@ test: setup ## all tests; GSYNC_NO_SKIP=1 makes a failure of what this machine c
 	cargo build --workspace --bins
 	cargo test --workspace
 
-bench: build ## measure latency and throughput
+bench: build ## measure latency and throughput, and write docs/benchmarks.md
 	cargo build --release --workspace --bins
 	cargo test --release --package gsync-tests -- --ignored --nocapture --test-threads=1 bench_
 
-soak: build ## the differential tests for SOAK_SECONDS (an hour)
+soak: build ## the long tests; the differential ones for SOAK_SECONDS (an hour)
 	GSYNC_SOAK_SECONDS="$(SOAK_SECONDS)" cargo test --release --package gsync-tests -- --ignored --nocapture --test-threads=1 soak_

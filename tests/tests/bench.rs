@@ -40,6 +40,12 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// How often it is looked whether a change is there: bounds the error of a latency.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 
+/// How many of the changed names are looked at before all are.
+const SAMPLE: usize = 40;
+
+/// Programs whose CPU time is told.
+const PROGRAMS: [&str; 3] = ["gsync-recorder", "gsync-worker", "gsync-agent"];
+
 const BEGIN: &str = "<!-- results:begin -->";
 const END: &str = "<!-- results:end -->";
 
@@ -150,9 +156,8 @@ fn copy_with(tool: &str, from: &Path, to: &Path, sshd: &Sshd) -> anyhow::Result<
 }
 
 /// One first copy with ours: from `start` to the word that all is durably there.
-fn copy_with_ours(base: &Path, engine: &str, sshd: &Sshd) -> anyhow::Result<(f64, u64)> {
-    let (deployment, proxy) = (Deployment::new()?, Proxy::start(sshd.port())?);
-    // The proxy would cost us time that the others do not pay; it counts in a run of its own.
+fn copy_with_ours(base: &Path, engine: &str, sshd: &Sshd) -> anyhow::Result<f64> {
+    let deployment = Deployment::new()?;
     let session = Session::create(&deployment, base, base, Some(sshd))?;
     session.config("sync-engine", engine)?;
     let start = Instant::now();
@@ -160,7 +165,7 @@ fn copy_with_ours(base: &Path, engine: &str, sshd: &Sshd) -> anyhow::Result<(f64
     settle(&session)?;
     let took = start.elapsed().as_secs_f64();
     session.must_be_equal()?;
-    Ok((took, proxy.wire().total()))
+    Ok(took)
 }
 
 /// The worker's socket may not be there yet.
@@ -183,8 +188,8 @@ fn first_copies(mounted: &Mounted, sshd: &Sshd, results: &mut Results) -> anyhow
                 fill(&brick, &mut fastrand::Rng::with_seed(run as u64))?;
                 sync(&brick)?;
                 let took = match tool {
-                    OURS => copy_with_ours(&scratch.0, "tar", sshd)?.0,
-                    OURS_RSYNC => copy_with_ours(&scratch.0, "rsync", sshd)?.0,
+                    OURS => copy_with_ours(&scratch.0, "tar", sshd)?,
+                    OURS_RSYNC => copy_with_ours(&scratch.0, "rsync", sshd)?,
                     _ => copy_with(tool, &brick, &scratch.dir("secondary")?, sshd)?,
                 };
                 results.add(what, tool, took);
@@ -211,6 +216,28 @@ fn shape(root: &Path) -> std::io::Result<BTreeMap<PathBuf, u64>> {
         }
     }
     Ok(found)
+}
+
+/// A few of the names that a load changed.
+fn sample(before: &BTreeMap<PathBuf, u64>, after: &BTreeMap<PathBuf, u64>) -> Vec<PathBuf> {
+    let differs = |path: &&PathBuf| before.get(*path) != after.get(*path);
+    let touched: Vec<&PathBuf> = before.keys().chain(after.keys()).filter(differs).collect();
+    let step = (touched.len() / SAMPLE).max(1);
+    touched.into_iter().step_by(step).cloned().collect()
+}
+
+/// Whether these names are as wanted.
+fn is_there(root: &Path, names: &[PathBuf], wanted: &BTreeMap<PathBuf, u64>) -> bool {
+    let found = |path: &PathBuf| {
+        let metadata = fs::symlink_metadata(root.join(path)).ok();
+        metadata.map(|metadata| if metadata.is_dir() { u64::MAX } else { metadata.len() })
+    };
+    names.iter().all(|path| found(path) == wanted.get(path).copied())
+}
+
+/// CPU time of each program so far.
+fn cpu(deployment: &Deployment) -> [Duration; 3] {
+    PROGRAMS.map(|name| deployment.processes(&[name]).iter().map(|process| process.cpu_time()).sum())
 }
 
 fn loads(mounted: &Mounted, sshd: &Sshd, results: &mut Results) -> anyhow::Result<()> {
@@ -240,12 +267,16 @@ fn loads(mounted: &Mounted, sshd: &Sshd, results: &mut Results) -> anyhow::Resul
             ("10,000 unlinks", Box::new(|| each(&|n| fs::remove_file(brick.join("moved").join(format!("g{n}")))))),
         ];
         for (what, act) in loads {
-            let (wire, begin) = (proxy.wire(), Instant::now());
+            let (before, wire, cpu, begin) = (shape(&brick)?, proxy.wire(), cpu(&deployment), Instant::now());
             act()?;
             let end = Instant::now();
             results.add(what, "load", (end - begin).as_secs_f64());
             let wanted = shape(&brick)?;
-            while shape(&session.secondary).ok().as_ref() != Some(&wanted) {
+            let touched = sample(&before, &wanted);
+            // Looking at everything all the time would take the processor from what is measured.
+            while !is_there(&session.secondary, &touched, &wanted)
+                || shape(&session.secondary).ok().as_ref() != Some(&wanted)
+            {
                 ensure!(end.elapsed() < LIMIT, "{what}: not equal");
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -253,6 +284,9 @@ fn loads(mounted: &Mounted, sshd: &Sshd, results: &mut Results) -> anyhow::Resul
             settle(&session)?;
             results.add(what, "durable", end.elapsed().as_secs_f64());
             results.add(what, "bytes", proxy.wire().since(wire).total() as f64);
+            for (name, (now, before)) in PROGRAMS.iter().zip(self::cpu(&deployment).iter().zip(cpu)) {
+                results.add(what, name, now.saturating_sub(before).as_secs_f64());
+            }
         }
         session.must_be_equal()?;
     }
@@ -352,15 +386,16 @@ fn render(machine: &str, results: &Results) -> String {
         out(format!("| {what_short} | {row} | {} | {} |", ratio(TAR), ratio(RSYNC)));
     }
     out(String::new());
-    out("| after this load | the load takes | equal trees after its end | durable after its end | on the wire |".into());
-    out("|---|---|---|---|---|".into());
+    out("| after this load | the load takes | equal trees after its end | durable after its end | on the wire | CPU of recorder, worker, agent |".into());
+    out("|---|---|---|---|---|---|".into());
     let mut loads: Vec<&String> = results.0.keys().filter(|(_, with)| with == "equal").map(|(what, _)| what).collect();
     loads.sort();
     for what in loads {
         let of = |with| results.median(what, with);
+        let cpu = PROGRAMS.map(|name| seconds(of(name))).join(", ");
         let bytes = of("bytes").map_or("-".into(), |bytes| format!("{:.1} KiB", bytes / 1024.0));
         out(format!(
-            "| {what} | {} | {} | {} | {bytes} |",
+            "| {what} | {} | {} | {} | {bytes} | {cpu} |",
             seconds(of("load")),
             seconds(of("equal")),
             seconds(of("durable"))
