@@ -31,7 +31,7 @@ deny: setup ## licences, sources and known vulnerabilities of the dependencies
 
 test: setup ## all tests; GSYNC_NO_SKIP=1 makes a failure of what this machine cannot run
 	cargo build --workspace --bins
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 bench: build ## measure latency and throughput, and write docs/benchmarks.md
 	cargo build --release --workspace --bins
