@@ -46,6 +46,9 @@ const SAMPLE: usize = 40;
 /// Programs whose CPU time is told.
 const PROGRAMS: [&str; 3] = ["gsync-recorder", "gsync-worker", "gsync-agent"];
 
+/// The checkout.
+const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 const BEGIN: &str = "<!-- results:begin -->";
 const END: &str = "<!-- results:end -->";
 
@@ -340,7 +343,9 @@ fn machine(size: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
-    let dirty = if first_line("git", &["status", "--porcelain", "--untracked-files=no", "--", "../crates"]).is_empty() {
+    let dirty = if first_line("git", &["-C", TOP, "status", "--porcelain", "--untracked-files=no", "--", "crates"])
+        .is_empty()
+    {
         ""
     } else {
         " with changes"
@@ -349,7 +354,7 @@ fn machine(size: &str) -> String {
     let mut line = |name: &str, value: String| writeln!(text, "| {name} | {value} |").expect("a string takes it");
     line("machine", format!("{}, {cores} cores, {} GiB; {size}", field("model name"), kib >> 20));
     line("kernel", first_line("uname", &["-sr"]));
-    line("commit", format!("{}{dirty}", first_line("git", &["rev-parse", "--short=12", "HEAD"])));
+    line("commit", format!("{}{dirty}", first_line("git", &["-C", TOP, "rev-parse", "--short=12", "HEAD"])));
     line("date", first_line("date", &["-u", "+%Y-%m-%d"]));
     line("load before the run", load.to_owned());
     line("rustc", first_line("rustc", &["--version"]));
