@@ -58,19 +58,15 @@ impl Monitor {
     /// Connects; starts the monitor if it does not run.
     pub fn reach(&self) -> anyhow::Result<Link> {
         let socket = self.run.monitor_socket();
-        match Client::connect(&socket) {
-            Ok(client) => return Link::greet(client, &self.state),
-            Err(ClientError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(problem("only root may talk to the monitor", "run the command as root"));
-            }
-            Err(_) => {}
+        if let Some(link) = self.try_reach(&socket)? {
+            return Ok(link);
         }
         require_root()?;
         let mut child = self.start()?;
         let deadline = Instant::now() + UP_LIMIT;
         loop {
-            if let Ok(client) = Client::connect(&socket) {
-                return Link::greet(client, &self.state);
+            if let Some(link) = self.try_reach(&socket)? {
+                return Ok(link);
             }
             let ended = child.try_wait().ok().flatten();
             if ended.is_some() || Instant::now() > deadline {
@@ -79,6 +75,21 @@ impl Monitor {
                 return Err(problem(text, format!("details are in {}", log.display())));
             }
             std::thread::sleep(UP_POLL);
+        }
+    }
+
+    /// `None` when there is no monitor, or one that is just ending: it may accept a connection that it never serves.
+    fn try_reach(&self, socket: &Path) -> anyhow::Result<Option<Link>> {
+        let link = Client::connect(socket).map_err(Into::into).and_then(|client| Link::greet(client, &self.state));
+        match link {
+            Ok(link) => Ok(Some(link)),
+            Err(error) => match error.downcast_ref::<ClientError>() {
+                Some(ClientError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                    Err(problem("only root may talk to the monitor", "run the command as root"))
+                }
+                Some(ClientError::Io { .. }) => Ok(None),
+                _ => Err(error),
+            },
         }
     }
 

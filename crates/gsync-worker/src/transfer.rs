@@ -12,6 +12,11 @@ use syncer::{Control, Engine, Source};
 use crate::brick::Brick;
 use crate::core::{TransferJob, TransferState, Transferred};
 use crate::error::WorkerError;
+use crate::journal::now_secs;
+
+/// A store through a mapping into a page that is dirty already changes no time; the kernel writes pages out after
+/// 30 s, and looks for them every 5 s. With a wide margin.
+const SETTLED_AFTER_SECS: u64 = 120;
 
 /// Carries out one [`Effect::Transfer`](crate::core::Effect::Transfer). Also returns how many bytes were read.
 ///
@@ -56,6 +61,11 @@ fn unopened(errno: i32) -> TransferState {
     }
 }
 
+/// Whether equal times prove equal content: no page that was dirty when the times changed can still be.
+fn is_settled(object: &Object) -> bool {
+    u64::try_from(object.ctime.secs).is_ok_and(|changed| changed + SETTLED_AFTER_SECS < now_secs())
+}
+
 /// Files that need not be hard are sent only if the secondary has another version.
 async fn skip_current(
     control: &Control,
@@ -65,10 +75,8 @@ async fn skip_current(
     let mut items = Vec::new();
     let mut asked: Vec<(Gfid, Object)> = Vec::new();
     for (job, fd) in &files {
-        if job.hard {
-            continue;
-        }
-        if let Ok(object) = Object::read(fd.as_fd()) {
+        let Ok(object) = Object::read(fd.as_fd()) else { continue };
+        if !job.hard || is_settled(&object) {
             items.push(Item::Have { gfid: job.gfid, version: Version::of(&object) });
             asked.push((job.gfid, object));
         }
