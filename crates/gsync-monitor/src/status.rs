@@ -110,7 +110,7 @@ impl BrickRow {
     pub fn new(session: &Session, brick: &Brick, facts: Facts) -> BrickRow {
         let (status, error) = status_and_error(session.desired, &facts);
         let is_up = matches!(status, "Active" | "Passive");
-        let worker = facts.worker.unwrap_or_else(nothing_known);
+        let worker = facts.worker.unwrap_or_else(WorkerStatus::unknown);
         let is_crawling = facts.recorder.as_ref().is_some_and(|brick| brick.crawling);
         let crawl = if is_crawling && status == "Active" { CrawlState::HybridCrawl } else { worker.crawl };
         let local = || brick.node.clone();
@@ -194,23 +194,6 @@ fn hint(error: &str, status: &str, failures: u64, log: &str) -> String {
     }
 }
 
-fn nothing_known() -> WorkerStatus {
-    WorkerStatus {
-        state: WorkerState::Initializing,
-        crawl: CrawlState::NotApplicable,
-        last_synced: 0,
-        entry: 0,
-        data: 0,
-        meta: 0,
-        failures: 0,
-        failure_reasons: Vec::new(),
-        mark: String::new(),
-        error: String::new(),
-        sent_bytes: 0,
-        sent_files: 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +215,7 @@ mod tests {
 
     fn worker(state: WorkerState, error: &str) -> Option<WorkerStatus> {
         let crawl = CrawlState::ChangelogCrawl;
-        Some(WorkerStatus { state, crawl, last_synced: 9, error: error.into(), ..nothing_known() })
+        Some(WorkerStatus { state, crawl, last_synced: 9, error: error.into(), ..WorkerStatus::unknown() })
     }
 
     fn crawling(crawling: bool) -> Option<BrickStatus> {

@@ -90,3 +90,23 @@ pub struct WorkerStatus {
     /// Files whose content was sent since the start.
     pub sent_files: u64,
 }
+
+impl WorkerStatus {
+    /// A worker of which nothing is known yet.
+    pub fn unknown() -> WorkerStatus {
+        WorkerStatus {
+            state: WorkerState::Initializing,
+            crawl: CrawlState::NotApplicable,
+            last_synced: 0,
+            entry: 0,
+            data: 0,
+            meta: 0,
+            failures: 0,
+            failure_reasons: Vec::new(),
+            mark: String::new(),
+            error: String::new(),
+            sent_bytes: 0,
+            sent_files: 0,
+        }
+    }
+}

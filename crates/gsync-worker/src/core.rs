@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use changelog::{Position, Record};
 use protocol::agent::{Batch, Item, MAX_BATCH_ITEMS, Mark, Outcome, Stored};
-use protocol::{Gfid, Object, Place};
+use protocol::{Gfid, Place};
 
 use crate::dirty::{ContentHint, Dirty, NameHint, NoHint};
+use crate::event::{Effect, Event, TransferJob, TransferState, Transferred};
 use crate::plan::{self, Arrived, Origin, Round, Statements, Survey};
 use crate::work::{Hint, Table};
 
@@ -38,87 +39,6 @@ const GIVE_UP_AFTER: (Duration, u32) = (Duration::from_secs(10), 8);
 
 /// An idle worker stores its mark this often, so that the time in it is not too old.
 const CLOCK_STEP_SECS: u64 = 60;
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// Records were read.
-    Records {
-        /// The records.
-        records: Vec<(Position, Record)>,
-        /// Behind the last.
-        next: Position,
-        /// Nothing more is there for now.
-        at_tail: bool,
-        /// Wall clock: all changes before this time are among what was read so far; 0 when it is not known.
-        read_until: u64,
-    },
-    /// A round was surveyed.
-    Surveyed(Round, Survey),
-    /// Contents were carried (or not).
-    Transferred(Vec<Transferred>),
-    /// A batch was answered.
-    Applied {
-        /// Of which batch.
-        ticket: u64,
-        /// One for each item.
-        items: Vec<Outcome>,
-        /// One for each gone object.
-        gone: Vec<Outcome>,
-        /// Objects that gave way and have no name on the secondary now.
-        parked: Vec<Gfid>,
-    },
-    /// The last [`Effect::Commit`] is durable.
-    Committed,
-}
-
-/// What to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// Look at the brick: [`Event::Surveyed`].
-    Survey(Round),
-    /// Open, and send into the stage: [`Event::Transferred`].
-    Transfer(Vec<TransferJob>),
-    /// Send: [`Event::Applied`]. Batches are sent in the order of these effects.
-    Apply(u64, Batch),
-    /// Store: [`Event::Committed`].
-    Commit(Stored),
-}
-
-/// One file to send.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TransferJob {
-    /// The object.
-    pub gfid: Gfid,
-    /// Although the secondary may have this version.
-    pub hard: bool,
-    /// Although somebody is writing to it.
-    pub accept_unstable: bool,
-}
-
-/// What became of one file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Transferred {
-    /// The object.
-    pub gfid: Gfid,
-    /// What became of its content.
-    pub state: TransferState,
-}
-
-/// What became of a file's content.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum TransferState {
-    /// It is in the stage.
-    Staged(Object),
-    /// The secondary has it.
-    Current(Object),
-    /// Somebody is writing to it.
-    Busy,
-    /// It is gone, or no regular file.
-    Missing,
-    /// It failed, for this reason.
-    Failed(String),
-}
 
 /// What a batch on its way is about.
 #[derive(Debug)]

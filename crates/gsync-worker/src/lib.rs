@@ -6,7 +6,7 @@
 //! - [`brick`]: the questions to the brick's recorder
 //! - [`plan`]: from what was seen to what is stated to the secondary (pure)
 //! - [`transfer`]: carries contents
-//! - [`core`]: the state machine that decides what is done next (pure)
+//! - [`core`]: the state machine that decides what is done next, from [`event`]s to effects (pure)
 //! - [`session`]: carries out what it decides over one connection; [`run`] connects again when that breaks
 //! - [`config`], [`control`], [`server`], [`shared`]: what a worker is told, is asked, answers and shows
 
@@ -18,6 +18,7 @@ pub mod control;
 pub mod core;
 pub mod dirty;
 pub mod error;
+pub mod event;
 pub mod journal;
 pub mod plan;
 pub mod run;

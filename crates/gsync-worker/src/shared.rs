@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use changelog::Position;
 use tokio::sync::{Notify, watch};
 
-use crate::control::{CrawlState, WorkerState, WorkerStatus};
+use crate::control::WorkerStatus;
 
 /// How far a worker is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,22 +29,8 @@ pub struct Shared {
 
 impl Default for Shared {
     fn default() -> Shared {
-        let status = WorkerStatus {
-            state: WorkerState::Initializing,
-            crawl: CrawlState::NotApplicable,
-            last_synced: 0,
-            entry: 0,
-            data: 0,
-            meta: 0,
-            failures: 0,
-            failure_reasons: Vec::new(),
-            mark: String::new(),
-            error: String::new(),
-            sent_bytes: 0,
-            sent_files: 0,
-        };
         Shared {
-            status: Mutex::new(status),
+            status: Mutex::new(WorkerStatus::unknown()),
             progress: watch::Sender::new(Progress::default()),
             waiters: AtomicUsize::new(0),
             hurry: Notify::new(),

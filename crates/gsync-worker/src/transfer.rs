@@ -10,15 +10,15 @@ use syncer::engine::{Sent, SentState};
 use syncer::{Control, Engine, Source};
 
 use crate::brick::Brick;
-use crate::core::{TransferJob, TransferState, Transferred};
 use crate::error::WorkerError;
+use crate::event::{TransferJob, TransferState, Transferred};
 use crate::journal::now_secs;
 
 /// A store through a mapping into a page that is dirty already changes no time; the kernel writes pages out after
 /// 30 s, and looks for them every 5 s. With a wide margin.
 const SETTLED_AFTER_SECS: u64 = 120;
 
-/// Carries out one [`Effect::Transfer`](crate::core::Effect::Transfer). Also returns how many bytes were read.
+/// Carries out one [`Effect::Transfer`](crate::event::Effect::Transfer). Also returns how many bytes were read.
 ///
 /// # Errors
 /// The way to the brick or to the secondary is broken.

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use changelog::{Position, Record};
 use fastrand::Rng;
-use gsync_worker::core::{Core, Effect, Event, TransferJob, TransferState, Transferred};
+use gsync_worker::core::Core;
+use gsync_worker::event::{Effect, Event, TransferJob, TransferState, Transferred};
 use gsync_worker::plan::{self, Survey};
 use model::{Primary, Secondary};
 use protocol::agent::Item;
