@@ -19,7 +19,7 @@ use crate::config::{EngineKind, SecondaryConfig, WorkerConfig};
 use crate::control::{CrawlState, WorkerState};
 use crate::core::Core;
 use crate::error::WorkerError;
-use crate::event::{Effect, Event};
+use crate::event::{Effect, Event, TransferState};
 use crate::journal::{self, Delivery, now_secs};
 use crate::plan::{self, Round, Survey};
 use crate::run::parse_uuid;
@@ -214,7 +214,7 @@ impl Session {
                     let (brick, control, engine) = (self.brick.clone(), self.control.clone(), self.engine.clone());
                     self.tasks.spawn(async move {
                         let (files, bytes) = transfer(&brick, &control, engine.as_ref(), jobs).await?;
-                        let count = files.len() as u64;
+                        let count = files.iter().filter(|f| matches!(f.state, TransferState::Staged(_))).count() as u64;
                         Ok((Event::Transferred(files), count, bytes))
                     });
                 }
