@@ -65,10 +65,9 @@ pub struct Core {
     transfer_files: usize,
     /// Behind the last record that was read.
     read_to: Position,
-    /// Whether the changelog that was there when the worker connected has been read.
+    /// Whether the changelog that was there when the worker connected has been read: what comes now is changed while
+    /// we watch.
     live: bool,
-    /// Whether contents that are asked for cannot be on the secondary already.
-    hard: bool,
     /// The newest mark that was handed out to be stored: the mark never goes back.
     floor: Position,
     /// Wall clock times that belong to reading positions.
@@ -103,7 +102,6 @@ impl Core {
             transfer_files: limits.1,
             read_to,
             live: false,
-            hard: false,
             floor: read_to,
             clock: VecDeque::new(),
             synced_until,
@@ -123,20 +121,24 @@ impl Core {
 
     /// Takes in an event and says what to do.
     pub fn apply(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        let mut effects = self.settle(event, now);
+        self.go_on(now, &mut effects);
+        effects
+    }
+
+    /// Takes in an event and begins nothing new, as a worker that is stopping: only what was under way is stated.
+    pub fn settle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
             Event::Records { records, next, at_tail, read_until } => {
                 self.read(records, next, read_until, now);
-                // What comes after the tail was reached is changed while we watch.
                 self.live |= at_tail;
-                self.hard |= at_tail;
             }
             Event::Surveyed(round, survey) => self.surveyed(&round, &survey, now, &mut effects),
             Event::Transferred(files) => self.transferred(files, now),
             Event::Applied { ticket, items, gone, parked } => self.applied(ticket, &items, &gone, &parked, now),
             Event::Committed => self.committed = self.committing.take(),
         }
-        self.go_on(now, &mut effects);
         effects
     }
 
@@ -157,7 +159,7 @@ impl Core {
         self.dirty.oldest().unwrap_or(self.read_to).min(self.read_to).max(self.floor)
     }
 
-    /// The mark that is durable, and whether the pending list that belongs to it is.
+    /// The mark that is durable.
     pub fn durable_mark(&self) -> Option<Position> {
         self.committed.as_ref().and_then(|s| s.mark.as_ref()).map(|m| m.position)
     }
@@ -182,19 +184,6 @@ impl Core {
         let mark = Mark { brick: self.brick, position: self.mark(), synced_until: self.synced_until };
         self.committing.is_none()
             && !self.committed.as_ref().is_some_and(|old| is_stored(old, &self.dirty.stored(mark)))
-    }
-
-    /// Takes in an event of a worker that is stopping: only batches are sent for what was under way.
-    pub fn settle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        match event {
-            Event::Applied { ticket, items, gone, parked } => self.applied(ticket, &items, &gone, &parked, now),
-            Event::Committed => self.committed = self.committing.take(),
-            Event::Surveyed(round, survey) => self.surveyed(&round, &survey, now, &mut effects),
-            Event::Transferred(files) => self.transferred(files, now),
-            Event::Records { .. } => {}
-        }
-        effects
     }
 
     /// Whether the changelog that was there at the start has been read.
@@ -231,7 +220,7 @@ impl Core {
 
     fn read(&mut self, records: Vec<(Position, Record)>, next: Position, read_until: u64, now: Instant) {
         for (position, record) in records {
-            self.dirty.absorb(position, record, self.hard, now);
+            self.dirty.absorb(position, record, self.live, now);
         }
         self.read_to = self.read_to.max(next);
         if read_until > 0 {

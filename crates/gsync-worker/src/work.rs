@@ -109,20 +109,6 @@ impl<K: Clone + Eq + Hash + Ord, H: Hint> Table<K, H> {
         taken
     }
 
-    /// Takes this key into flight if it is ready or delayed.
-    pub fn claim(&mut self, key: &K) -> bool {
-        let Some(work) = self.works.get_mut(key) else { return false };
-        match work.state {
-            State::InFlight => return false,
-            State::Ready => {}
-            State::Delayed(until, sequence) => {
-                self.delayed.remove(&(until, sequence, key.clone()));
-            }
-        }
-        work.state = State::InFlight;
-        true
-    }
-
     /// The work is done: the key is forgotten, or ready again if it was asked for meanwhile.
     pub fn finish(&mut self, key: &K, now: Instant) {
         let Some(work) = self.works.get_mut(key) else { return };
@@ -227,11 +213,6 @@ impl<K: Clone + Eq + Hash + Ord, H: Hint> Table<K, H> {
     /// Whether a key has work.
     pub fn contains(&self, key: &K) -> bool {
         self.works.contains_key(key)
-    }
-
-    /// Whether something is ready.
-    pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
     }
 
     /// Keys with work, pending ones among them.

@@ -199,15 +199,6 @@ impl Object {
         }
         Ok(())
     }
-
-    /// Whether `other` would look the same after replication: everything but ctime, link count, and a directory's or
-    /// link's size.
-    pub fn same_replicated(&self, other: &Object) -> bool {
-        (self.kind, self.mode, self.uid, self.gid, self.rdev, self.size, self.mtime)
-            == (other.kind, other.mode, other.uid, other.gid, other.rdev, other.size, other.mtime)
-            && self.target == other.target
-            && self.xattrs == other.xattrs
-    }
 }
 
 /// Sets the time of the last content change; the access time stays. `fd` may be `O_PATH`.
