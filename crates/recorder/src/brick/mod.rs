@@ -1,0 +1,215 @@
+//! One brick: its changelog, its index, and what is still to be looked at.
+//!
+//! The order of every step: look, append to the changelog, make that durable, commit the index. The index is never
+//! ahead of the changelog; where it is behind, the changelog is its redo log.
+//!
+//! - `opening`: what is checked before the index is believed; `alive`: how the last run ended
+//! - `recording`: from what events mentioned to changelog and index
+//! - `crawl`: what takes long
+
+mod alive;
+mod crawl;
+mod opening;
+mod recording;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use changelog::{Gfid, Position};
+
+use crate::batch::Owing;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::index::Index;
+use crate::index::redo::redo;
+use crate::journal::Journal;
+use crate::listing::Listing;
+use crate::slot::Slot;
+
+/// Names in one batch: bounds memory and the time for which other work waits.
+pub const BATCH_MAX: usize = 4096;
+
+/// How often the index is made durable while there are changes.
+const DURABLE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it is noted that the recorder is alive.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+
+/// A file that is written and not closed gets its D record after this time.
+const OWED_AFTER: Duration = Duration::from_secs(10);
+
+/// How often names whose objects were not found are looked at again.
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+
+/// What a brick is, for the one who attaches it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BrickSpec {
+    /// Identity.
+    pub id: [u8; 16],
+    /// The directory.
+    pub path: PathBuf,
+    /// Where changelog and index are.
+    pub state: PathBuf,
+}
+
+impl BrickSpec {
+    /// Directory of the changelog.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.state.join("changelogs")
+    }
+}
+
+/// A brick that is being recorded.
+pub struct Brick {
+    spec: BrickSpec,
+    disk: Arc<Disk>,
+    index: Arc<Index>,
+    journal: Journal,
+    crawling: bool,
+    crawl_again: bool,
+    /// Objects that changed since then (seconds since 1970) may have lost content.
+    suspect_since: Option<i64>,
+    listing: Option<Listing>,
+    doomed: VecDeque<Gfid>,
+    /// When a subtree that had left was last taken out of the index in part only.
+    half_removed: Option<Instant>,
+    deferred: HashMap<Slot, Instant>,
+    retried: Instant,
+    /// When no events were waiting.
+    caught_up: Instant,
+    owed: HashMap<Gfid, (Instant, Owing)>,
+    undurable: bool,
+    durable: Instant,
+    heartbeat: Instant,
+}
+
+impl Brick {
+    /// Opens changelog and index, brings the index up to the changelog, and begins a crawl. Events must be collected
+    /// already.
+    ///
+    /// # Errors
+    /// What system, changelog or index say; [`Error::Unsuitable`] when the directory is not the one recorded before.
+    pub fn open(spec: BrickSpec, disk: Arc<Disk>) -> Result<Brick> {
+        std::fs::create_dir_all(&spec.state).map_err(Error::io("create", &spec.state))?;
+        let has_journal = spec.journal_dir().join(changelog::layout::HTIME_DIR).is_dir();
+        let journal = Journal::open(&spec.journal_dir())?;
+        let path = spec.state.join("index.redb");
+        let mut index = opening::open_index(&path)?;
+        if !has_journal && index.view()?.position()?.is_some() {
+            // The changelog was removed: one that holds later differences only would be taken for the whole.
+            drop(index);
+            opening::set_aside(&path, "its changelog is gone")?;
+            index = opening::open_index(&path)?;
+        }
+        opening::check_root(&index, &disk)?;
+        let redone = redo(&index, journal.dir())?;
+        let suspect_since = alive::suspect_since(&index)?;
+        if redone > 0 || suspect_since.is_some() {
+            tracing::info!(path = %spec.path.display(), redone, ?suspect_since, "index brought up to the changelog");
+        }
+        let now = Instant::now();
+        let mut brick = Brick {
+            spec,
+            disk,
+            index: Arc::new(index),
+            journal,
+            crawling: false,
+            crawl_again: false,
+            suspect_since,
+            listing: None,
+            doomed: VecDeque::new(),
+            half_removed: None,
+            deferred: HashMap::new(),
+            retried: now,
+            caught_up: now,
+            owed: HashMap::new(),
+            undurable: false,
+            durable: now,
+            heartbeat: now,
+        };
+        brick.start_crawl()?;
+        brick.beat(false)?;
+        Ok(brick)
+    }
+
+    /// What it was attached as.
+    pub fn spec(&self) -> &BrickSpec {
+        &self.spec
+    }
+
+    /// The index, for readers.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Whether a crawl is running.
+    pub fn crawling(&self) -> bool {
+        self.crawling
+    }
+
+    /// Where the changelog ends.
+    pub fn position(&self) -> Position {
+        self.journal.position()
+    }
+
+    /// Whether everything that is known to be looked at was looked at.
+    pub fn settled(&self) -> bool {
+        !self.crawling && !self.busy() && self.deferred.is_empty()
+    }
+
+    /// Whether [`Brick::background`] has something to do at once.
+    pub fn busy(&self) -> bool {
+        self.crawling || self.listing.is_some() || !self.doomed.is_empty()
+    }
+
+    /// When [`Brick::background`] is to be called next.
+    pub fn next_call(&self) -> Option<Instant> {
+        let retry = (!self.deferred.is_empty()).then(|| self.retried + RETRY_EVERY);
+        let owed = self.owed.values().map(|(since, _)| *since + OWED_AFTER).min();
+        let durable = self.undurable.then(|| self.durable + DURABLE_EVERY);
+        [retry, owed, durable].into_iter().flatten().min()
+    }
+
+    /// Does one step of what is not urgent. To be called while [`Brick::busy`] or at [`Brick::next_call`].
+    ///
+    /// # Errors
+    /// As [`Brick::events`].
+    pub fn background(&mut self) -> Result<()> {
+        if !self.deferred.is_empty() && self.retried.elapsed() >= RETRY_EVERY {
+            self.retry_deferred()?;
+        }
+        if let Some(dir) = self.doomed.front().copied() {
+            self.remove_below(dir)?;
+        } else if self.crawling || self.listing.is_some() {
+            self.crawl_step()?;
+        }
+        self.pay_owed(false)?;
+        self.journal.roll_if_due()?;
+        if self.undurable && self.durable.elapsed() >= DURABLE_EVERY {
+            self.make_durable()?;
+        }
+        if self.heartbeat.elapsed() >= HEARTBEAT_EVERY {
+            self.beat(false)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that no events were waiting at this time.
+    pub fn note_caught_up(&mut self, at: Instant) {
+        self.caught_up = at;
+    }
+
+    /// Writes everything down and ends the slice.
+    ///
+    /// # Errors
+    /// As [`Brick::events`].
+    pub fn finish(&mut self) -> Result<()> {
+        self.pay_owed(true)?;
+        if !self.journal.is_empty() {
+            self.journal.roll()?;
+        }
+        self.beat(true)
+    }
+}
