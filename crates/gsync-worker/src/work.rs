@@ -12,6 +12,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(10);
 /// The longest wait before something is tried again.
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
+/// The same for what changed while it was tried: the change may be what it failed at.
+const CHANGED_RETRY: Duration = Duration::from_millis(500);
+
 /// What is known about why a key has to be worked on; several reasons are merged into one.
 pub trait Hint: Default {
     /// Adds what a later reason says.
@@ -145,7 +148,8 @@ impl<K: Clone + Eq + Hash + Ord, H: Hint> Table<K, H> {
             self.ready.push_back(key.clone());
             return;
         }
-        let wait = FIRST_RETRY.saturating_mul(1 << work.attempts.min(16).saturating_sub(1)).min(LAST_RETRY);
+        let longest = if asked_again { CHANGED_RETRY } else { LAST_RETRY };
+        let wait = FIRST_RETRY.saturating_mul(1 << work.attempts.min(16).saturating_sub(1)).min(longest);
         self.sequence += 1;
         work.state = State::Delayed(now + wait, self.sequence);
         self.delayed.insert((now + wait, self.sequence, key.clone()));
@@ -324,6 +328,27 @@ mod tests {
         table.take(9);
         table.finish(&"a", now);
         assert_eq!((table.pending_len(), table.oldest()), (0, Some(at(2))));
+    }
+
+    #[test]
+    fn pending_work_that_changed_meanwhile_does_not_wait_long() {
+        let now = Instant::now();
+        let mut table = Table::<&str, u32>::default();
+        table.mark("a", at(1), 1, now);
+        for _ in 0..20 {
+            table.wake(now + LAST_RETRY);
+            table.take(9);
+            table.give_up(&"a", "why".into(), 7);
+            table.retry(&"a", now);
+        }
+        assert_eq!(table.next_wake(), Some(now + LAST_RETRY));
+        table.wake(now + LAST_RETRY);
+        table.take(9);
+        table.mark("a", at(5), 2, now);
+        table.retry(&"a", now);
+        assert_eq!(table.next_wake(), Some(now + CHANGED_RETRY));
+        table.wake(now + CHANGED_RETRY);
+        assert_eq!(table.take(9), [("a", 3)]);
     }
 
     #[test]
