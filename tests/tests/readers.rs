@@ -6,7 +6,7 @@ use gsync_tests::deployment::Deployment;
 use gsync_tests::fs::{FileSystem, Mounted};
 use gsync_tests::readers::Readers;
 use gsync_tests::session::Session;
-use gsync_tests::stamped::{Writer, names};
+use gsync_tests::stamped::{Style, Writer, names};
 use gsync_tests::{need, require, wait};
 
 /// How long the readers of a short run read.
@@ -67,6 +67,36 @@ fn whole_versions_on_ext4_with_tar() {
 #[test]
 fn whole_versions_on_xfs_with_rsync() {
     check(FileSystem::Xfs, "rsync", SHORT);
+}
+
+/// A file that is rewritten without a pause never stands still: it is sent as it is, with either engine.
+fn check_restless(engine: &str) {
+    require!(need::root(), need::program("rsync"), FileSystem::Xfs.available());
+    let mounted = Mounted::new(FileSystem::Xfs, 600).unwrap();
+    let deployment = Deployment::new().unwrap();
+    let session = Session::create(&deployment, mounted.root(), mounted.root(), None).unwrap();
+    session.config("sync-engine", engine).unwrap();
+    let files = vec![("restless".to_owned(), Style::Rewrite)];
+    Writer::create(&session.brick, &files, SIZE_BYTES).unwrap();
+    session.start().unwrap();
+    session.must_be_equal().unwrap();
+    let old = std::fs::metadata(session.secondary.join("restless")).unwrap().modified().unwrap();
+    let writer = Writer::start(&session.brick, files, SIZE_BYTES, Duration::ZERO);
+    wait::wait_until("something of a file that is being written", Duration::from_secs(60), || {
+        std::fs::metadata(session.secondary.join("restless")).unwrap().modified().unwrap() > old
+    });
+    writer.stop().unwrap();
+    session.must_be_equal().unwrap();
+}
+
+#[test]
+fn a_restless_file_arrives_with_tar() {
+    check_restless("tar");
+}
+
+#[test]
+fn a_restless_file_arrives_with_rsync() {
+    check_restless("rsync");
 }
 
 #[test]

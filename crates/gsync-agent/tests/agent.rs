@@ -39,7 +39,7 @@ fn new_file(worker: &mut Worker, channel: &mut Door, name: &str, gfid: Gfid, con
     assert_eq!(send_file(channel, gfid, content).unwrap(), Staged { gfid, errno: 0 });
     let object = file_object(content, version);
     let items = vec![
-        Item::Content { gfid, object: object.clone() },
+        Item::Content { gfid, object: object.clone(), whole: false },
         Item::Bind { place: place(ROOT, name), gfid, from: None, object },
     ];
     assert_eq!(worker.apply(items, vec![]).unwrap().0, [Outcome::Done, Outcome::Done]);
@@ -207,7 +207,7 @@ fn files_with_holes_and_errors_come_through_a_stage_channel() {
     assert_eq!(channel.receive::<Staged>().unwrap(), Staged { gfid: gfid(1), errno: 0 });
     let object = Object { size, ..file_object(b"", 1) };
     let items = vec![
-        Item::Content { gfid: gfid(1), object: object.clone() },
+        Item::Content { gfid: gfid(1), object: object.clone(), whole: false },
         Item::Bind { place: place(ROOT, "sparse"), gfid: gfid(1), from: None, object: object.clone() },
         Item::Have { gfid: gfid(1), version: Version::of(&object) },
     ];
@@ -225,7 +225,8 @@ fn files_with_holes_and_errors_come_through_a_stage_channel() {
     bytes.extend(entry(&format!("{}/end/{}", gfid(2), 40 << 20), b""));
     channel.input.as_mut().unwrap().write_all(&bytes).unwrap();
     assert_eq!(channel.receive::<Staged>().unwrap(), Staged { gfid: gfid(2), errno: 28 });
-    let content = Item::Content { gfid: gfid(2), object: Object { size: 40 << 20, ..file_object(b"", 2) } };
+    let content =
+        Item::Content { gfid: gfid(2), object: Object { size: 40 << 20, ..file_object(b"", 2) }, whole: false };
     assert_eq!(worker.apply(vec![content], vec![]).unwrap().0, [Outcome::NeedContent]);
     assert_eq!(std::fs::read(root.path().join("f")).unwrap(), b"before");
     new_file(&mut worker, &mut channel, "g", gfid(3), b"", 1);
@@ -233,7 +234,7 @@ fn files_with_holes_and_errors_come_through_a_stage_channel() {
     let unfinished = entry(&format!("{}/0", gfid(4)), b"unfinished");
     channel.input.as_mut().unwrap().write_all(&unfinished).unwrap();
     new_file(&mut worker, &mut channel, "h", gfid(5), b"whole", 1);
-    let content = Item::Content { gfid: gfid(4), object: file_object(b"unfinished", 1) };
+    let content = Item::Content { gfid: gfid(4), object: file_object(b"unfinished", 1), whole: false };
     assert_eq!(worker.apply(vec![content], vec![]).unwrap().0, [Outcome::NeedContent]);
 }
 
@@ -499,7 +500,7 @@ fn the_real_rsync_sends_new_files_and_differences() {
             posix::object::set_mtime(std::os::fd::AsFd::as_fd(&file), object.mtime).unwrap();
             let sent = rsync(root.path(), sources.path(), &worker.welcome.stage_token, gfid(1));
             let items = vec![
-                Item::Content { gfid: gfid(1), object: object.clone() },
+                Item::Content { gfid: gfid(1), object: object.clone(), whole: false },
                 Item::Bind { place: place(ROOT, "f"), gfid: gfid(1), from: None, object },
             ];
             assert_eq!(worker.apply(items, vec![]).unwrap().0, vec![Outcome::Done; 2]);
@@ -601,7 +602,7 @@ fn a_reader_sees_old_or_new_content_and_nothing_between() {
                     assert_eq!(done, [Outcome::Done]);
                 } else {
                     send_file(&mut channel, gfid(1), &content(i)).unwrap();
-                    let item = Item::Content { gfid: gfid(1), object: file_object(&content(i), i) };
+                    let item = Item::Content { gfid: gfid(1), object: file_object(&content(i), i), whole: false };
                     assert_eq!(worker.apply(vec![item], vec![]).unwrap().0, [Outcome::Done]);
                 }
             }

@@ -49,7 +49,7 @@ fn a_file_needs_its_content_first() {
         let mut local = Local::open(root);
         let object = file_object(b"hello", 1);
         let bind = Item::Bind { place: place(ROOT, "f"), gfid: gfid(1), from: None, object: object.clone() };
-        let content = Item::Content { gfid: gfid(1), object: object.clone() };
+        let content = Item::Content { gfid: gfid(1), object: object.clone(), whole: false };
         let have = Item::Have { gfid: gfid(1), version: Version::of(&object) };
         let all = vec![bind.clone(), content.clone(), have.clone()];
         assert_eq!(local.apply(all), vec![Outcome::NeedContent; 3]);
@@ -75,7 +75,7 @@ fn new_content_reaches_every_name_and_parked_files() {
         assert_eq!(root.join("a").metadata().unwrap().nlink(), 2);
         local.stage(gfid(1), b"newer");
         let object = file_object(b"newer", 2);
-        local.done(vec![Item::Content { gfid: gfid(1), object }]);
+        local.done(vec![Item::Content { gfid: gfid(1), object, whole: false }]);
         for path in ["a", "d/b"] {
             assert_eq!(std::fs::read(root.join(path)).unwrap(), b"newer");
         }
@@ -86,7 +86,7 @@ fn new_content_reaches_every_name_and_parked_files() {
         local.done(vec![unbind(ROOT, "a", gfid(1)), unbind(gfid(9), "b", gfid(1))]);
         local.stage(gfid(1), b"newest");
         let object = file_object(b"newest", 3);
-        local.done(vec![Item::Content { gfid: gfid(1), object: object.clone() }]);
+        local.done(vec![Item::Content { gfid: gfid(1), object: object.clone(), whole: false }]);
         local.done(vec![Item::Bind { place: place(ROOT, "c"), gfid: gfid(1), from: None, object }]);
         assert_eq!(std::fs::read(root.join("c")).unwrap(), b"newest");
         assert!(list(&root.join(".gsync/parked")).is_empty());
@@ -345,7 +345,7 @@ fn a_basis_is_prepared_for_each_file() {
         assert_eq!(std::fs::read(&basis).unwrap(), b"content");
         assert_ne!(basis.metadata().unwrap().ino(), root.join("small").metadata().unwrap().ino());
         // A basis is not a complete file.
-        let content = Item::Content { gfid: gfid(1), object: file_object(b"CONTENT", 2) };
+        let content = Item::Content { gfid: gfid(1), object: file_object(b"CONTENT", 2), whole: false };
         assert_eq!(local.apply(vec![content]), [Outcome::NeedContent]);
         assert_eq!(std::fs::read(root.join("small")).unwrap(), b"content");
     });
@@ -372,7 +372,7 @@ fn a_large_file_is_patched_in_place_where_nothing_clones() {
     assert_eq!(basis.metadata().unwrap().ino(), inode);
     assert_eq!(local.tree.index.get(gfid(1)).unwrap().unwrap().version, None);
     // Whatever the attributes say: not complete before rsync says so by the mtime, and nobody has a version of it.
-    let content = Item::Content { gfid: gfid(1), object: object.clone() };
+    let content = Item::Content { gfid: gfid(1), object: object.clone(), whole: false };
     let attributes = Item::Attributes { gfid: gfid(1), object: object.clone() };
     let have = Item::Have { gfid: gfid(1), version };
     let outcomes = local.apply(vec![attributes, content.clone(), have.clone()]);

@@ -70,7 +70,7 @@ fn figures() {
         apply_all(&mut worker, |n| {
             let object = file_object(&content, 1);
             vec![
-                Item::Content { gfid: file(n), object: object.clone() },
+                Item::Content { gfid: file(n), object: object.clone(), whole: false },
                 Item::Bind { place: place(gfid(n % 200), &format!("f{n}")), gfid: file(n), from: None, object },
             ]
         });

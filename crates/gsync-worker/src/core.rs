@@ -11,7 +11,7 @@ use protocol::{Gfid, Place};
 
 use crate::dirty::{ContentHint, Dirty, NameHint, NoHint};
 use crate::event::{Effect, Event, TransferJob, TransferState, Transferred};
-use crate::plan::{self, Arrived, Origin, Round, Statements, Survey};
+use crate::plan::{self, Arrived, Found, Origin, Round, Statements, Survey};
 use crate::work::{Hint, Table};
 
 /// Names looked at in one round: large enough that a round trip costs little, small enough that the next round is
@@ -343,8 +343,12 @@ impl Core {
         self.transfers = self.transfers.saturating_sub(1);
         for Transferred { gfid, state } in files {
             match state {
-                TransferState::Staged(object) => self.arrived.push_back(Arrived { gfid, object, staged: true }),
-                TransferState::Current(object) => self.arrived.push_back(Arrived { gfid, object, staged: false }),
+                TransferState::Staged { object, whole } => {
+                    self.arrived.push_back(Arrived { gfid, object, found: Found::Stage { whole } });
+                }
+                TransferState::Current(object) => {
+                    self.arrived.push_back(Arrived { gfid, object, found: Found::There });
+                }
                 TransferState::Busy => self.dirty.contents.retry(&gfid, now),
                 TransferState::Missing => self.content_missing(gfid, now),
                 TransferState::Failed(reason) => self.fail_content(gfid, &reason, now),

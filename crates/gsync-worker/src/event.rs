@@ -76,7 +76,12 @@ pub struct Transferred {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TransferState {
     /// It is in the stage.
-    Staged(Object),
+    Staged {
+        /// The file as it was when its content was read.
+        object: Object,
+        /// The engine vouches that it arrived to its end.
+        whole: bool,
+    },
     /// The secondary has it.
     Current(Object),
     /// Somebody is writing to it.

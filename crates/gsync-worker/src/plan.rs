@@ -31,8 +31,20 @@ pub struct Arrived {
     pub gfid: Gfid,
     /// As it was when its content was read.
     pub object: Object,
-    /// In the stage (else the secondary had it already).
-    pub staged: bool,
+    /// Where it is.
+    pub found: Found,
+}
+
+/// Where a content is over there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// In the stage.
+    Stage {
+        /// The engine vouches that it arrived to its end.
+        whole: bool,
+    },
+    /// In its place: the secondary had it already.
+    There,
 }
 
 /// What was seen.
@@ -191,7 +203,7 @@ impl Statements {
 
     /// States contents; their names are stated by [`pull`](Statements::pull), after them.
     fn state_contents(&mut self, round: &Round, lives: &HashMap<Gfid, &Names>) {
-        for Arrived { gfid, object, staged } in &round.arrived {
+        for Arrived { gfid, object, found } in &round.arrived {
             let now = match lives.get(gfid) {
                 Some(Names::Alive(now, _)) => now,
                 Some(Names::Unrecorded) => {
@@ -205,9 +217,9 @@ impl Statements {
             };
             // The attributes as they are now, the content as it was: whatever changed since has a record of its own.
             let object = Object { size: object.size, mtime: object.mtime, ctime: object.ctime, ..now.clone() };
-            let item = match staged {
-                true => Item::Content { gfid: *gfid, object },
-                false => Item::Attributes { gfid: *gfid, object },
+            let item = match found {
+                Found::Stage { whole } => Item::Content { gfid: *gfid, object, whole: *whole },
+                Found::There => Item::Attributes { gfid: *gfid, object },
             };
             self.push(item, Origin::Content(*gfid));
         }

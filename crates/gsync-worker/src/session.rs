@@ -214,7 +214,8 @@ impl Session {
                     let (brick, control, engine) = (self.brick.clone(), self.control.clone(), self.engine.clone());
                     self.tasks.spawn(async move {
                         let (files, bytes) = transfer(&brick, &control, engine.as_ref(), jobs).await?;
-                        let count = files.iter().filter(|f| matches!(f.state, TransferState::Staged(_))).count() as u64;
+                        let count =
+                            files.iter().filter(|f| matches!(f.state, TransferState::Staged { .. })).count() as u64;
                         Ok((Event::Transferred(files), count, bytes))
                     });
                 }

@@ -43,7 +43,7 @@ pub async fn transfer(
     for Sent { gfid, state, bytes: read } in engine.send(sources).await? {
         bytes += read;
         let state = match state {
-            SentState::Staged(object) => TransferState::Staged(object),
+            SentState::Staged { object, whole } => TransferState::Staged { object, whole },
             SentState::Busy => TransferState::Busy,
             SentState::Failed { reason, .. } => TransferState::Failed(reason),
         };

@@ -93,7 +93,7 @@ impl Run {
             x if x < 1.5 * self.failure_rate => TransferState::Failed("planted".into()),
             _ => {
                 self.secondary.stage(gfid, &object);
-                TransferState::Staged(object)
+                TransferState::Staged { object, whole: false }
             }
         };
         Transferred { gfid, state }
@@ -214,7 +214,7 @@ fn describe(item: &Item) -> String {
         Item::Bind { place, gfid, from, .. } => format!("bind {place:?} = {gfid:?} from {from:?}"),
         Item::Unbind { place, gfid } => format!("unbind {place:?} = {gfid:?}"),
         Item::Attributes { gfid, .. } => format!("attributes {gfid:?}"),
-        Item::Content { gfid, object } => format!("content {gfid:?} {}", object.size),
+        Item::Content { gfid, object, .. } => format!("content {gfid:?} {}", object.size),
         Item::Have { gfid, .. } => format!("have {gfid:?}"),
     }
 }

@@ -199,6 +199,9 @@ pub enum Item {
         gfid: Gfid,
         /// The object as it was when the content was read.
         object: Object,
+        /// The sender knows that it arrived to its end. Else the agent believes only what a stage channel completed,
+        /// or what has the object's size and mtime.
+        whole: bool,
     },
     /// Whether the secondary has this version of the object's content: [`Outcome::Done`] or
     /// [`Outcome::NeedContent`].

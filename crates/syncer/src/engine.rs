@@ -23,7 +23,12 @@ pub struct Sent {
 #[derive(Debug)]
 pub enum SentState {
     /// In the stage, with the content that belongs to these attributes.
-    Staged(Object),
+    Staged {
+        /// The file as it was when its content was read.
+        object: Object,
+        /// The engine vouches that it arrived to its end, where the secondary cannot tell by itself.
+        whole: bool,
+    },
     /// It is being written to; nothing usable is in the stage.
     Busy,
     /// It could not be read here or written there.

@@ -59,9 +59,9 @@ impl RsyncEngine {
             _ => return Err(SyncError::NotOurs),
         }
         let links = self.link(&ready).map_err(SyncError::local("making links for rsync"))?;
-        self.run(&links.0, &ready).await?;
+        let complete = self.run(&links.0, &ready).await?;
         drop(links);
-        all.extend(ready.into_iter().map(|(source, before)| judge(&source, before)));
+        all.extend(ready.into_iter().map(|(source, before)| judge(&source, before, complete)));
         Ok(all)
     }
 
@@ -79,7 +79,8 @@ impl RsyncEngine {
         Ok(links)
     }
 
-    async fn run(&self, links: &Path, ready: &[(Source, Snapshot)]) -> Result<(), SyncError> {
+    /// Runs rsync; returns whether it carried all files to their end.
+    async fn run(&self, links: &Path, ready: &[(Source, Snapshot)]) -> Result<bool, SyncError> {
         let (shell, host) = self.target.rsync_shell();
         let mut source = links.as_os_str().to_owned();
         source.push("/");
@@ -104,10 +105,10 @@ impl RsyncEngine {
         }
         let status = child.wait().await.map_err(SyncError::local("waiting for rsync"))?;
         match status.code() {
-            Some(0) => Ok(()),
+            Some(0) => Ok(true),
             Some(code) if PARTIAL.contains(&code) => {
                 tracing::warn!(code, message = said.or(""), "rsync could not send all files");
-                Ok(())
+                Ok(false)
             }
             _ => Err(SyncError::Rsync { status: status.to_string(), message: said.or("(it printed nothing)") }),
         }
@@ -143,10 +144,13 @@ fn begin_all(sources: Vec<Source>) -> (Vec<(Source, Snapshot)>, Vec<Sent>) {
     (ready, rest)
 }
 
-fn judge(source: &Source, before: Snapshot) -> Sent {
+/// What became of a file; `complete`: rsync carried all files of its call to their end.
+fn judge(source: &Source, before: Snapshot, complete: bool) -> Sent {
     let bytes = before.object.size;
     let state = match source.stood_still(&before) {
-        Ok(true) => SentState::Staged(before.object),
+        // A file that is being written has another mtime by the time rsync looks at it: that rsync ended well is all
+        // that tells.
+        Ok(true) => SentState::Staged { object: before.object, whole: complete && source.accept_unstable },
         Ok(false) => SentState::Busy,
         Err(e) => failed(&e),
     };

@@ -20,7 +20,7 @@ use crate::tree::{Spot, Tree, check_gfid};
 /// # Errors
 /// [`Outcome::NeedContent`] when the stage has nothing complete, else [`Trouble`]. A file with several names may have
 /// the new content under some of them then; stating it again completes that.
-pub fn content(tree: &mut Tree, staging: &mut Staging, gfid: Gfid, object: &Object) -> Step<()> {
+pub fn content(tree: &mut Tree, staging: &mut Staging, gfid: Gfid, object: &Object, whole: bool) -> Step<()> {
     check_gfid(gfid)?;
     if object.kind != Kind::File {
         return Err(Trouble::refused("only files have content"));
@@ -32,7 +32,7 @@ pub fn content(tree: &mut Tree, staging: &mut Staging, gfid: Gfid, object: &Obje
         return Err(Trouble::refused(format!("{gfid} is a {:?} here and a file on the primary", row.kind)));
     }
     let stage = staging.stage.clone();
-    let Some(claimed) = stage.claim(gfid, object).tried("take a file from the stage")? else {
+    let Some(claimed) = stage.claim(gfid, object, whole).tried("take a file from the stage")? else {
         let done = attributes::has(tree, staging, gfid, &Version::of(object))?;
         return if done { Ok(()) } else { Err(Trouble::Answer(Outcome::NeedContent)) };
     };

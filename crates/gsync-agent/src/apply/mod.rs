@@ -73,7 +73,7 @@ fn item(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, item: &Ite
         }
         Item::Unbind { place, gfid } => unbind::unbind(tree, gone, place, *gfid),
         Item::Attributes { gfid, object } => attributes::attributes(tree, staging, *gfid, object),
-        Item::Content { gfid, object } => content::content(tree, staging, *gfid, object),
+        Item::Content { gfid, object, whole } => content::content(tree, staging, *gfid, object, *whole),
         Item::Have { gfid, version } => attributes::have(tree, staging, *gfid, version),
     }
 }

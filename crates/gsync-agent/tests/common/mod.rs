@@ -112,7 +112,7 @@ impl Local {
         self.stage(gfid, content);
         let object = file_object(content, 1);
         self.done(vec![
-            Item::Content { gfid, object: object.clone() },
+            Item::Content { gfid, object: object.clone(), whole: false },
             Item::Bind { place: place(parent, name), gfid, from: None, object },
         ]);
     }

@@ -106,7 +106,7 @@ pub fn statements(rng: &mut Rng, old: &Model, new: &Model) -> Statements {
     for (&gfid, (kind, version)) in &new.objects {
         let same = old.objects.get(&gfid).is_some_and(|(_, v)| v == version);
         if *kind == Kind::File && (!same || rng.bool()) {
-            items.push(Item::Content { gfid, object: new.object(gfid) });
+            items.push(Item::Content { gfid, object: new.object(gfid), whole: false });
         }
     }
     rng.shuffle(&mut items);

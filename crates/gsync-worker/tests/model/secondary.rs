@@ -129,7 +129,7 @@ impl State {
                 }
                 None => Outcome::Unknown,
             },
-            Item::Content { gfid, object } => match stage.get(gfid) {
+            Item::Content { gfid, object, .. } => match stage.get(gfid) {
                 Some(staged) if staged.size == object.size => {
                     if self.knows(*gfid) {
                         stage.remove(gfid);

@@ -38,7 +38,7 @@ fn judge(source: &Source, before: Snapshot, read: Result<(), Errno>) -> SentStat
         return failed("reading the file", &errno.into());
     }
     match source.stood_still(&before) {
-        Ok(true) => SentState::Staged(before.object),
+        Ok(true) => SentState::Staged { object: before.object, whole: false },
         Ok(false) => SentState::Busy,
         Err(e) => failed("looking at the file", &e),
     }
@@ -121,7 +121,7 @@ mod tests {
         let mut stream = Vec::new();
         let (sent, written) = write_file(&mut stream, &source, &mut Vec::new()).unwrap();
         assert!(written);
-        assert!(matches!(sent.state, SentState::Staged(ref o) if o.size == 1 << 31), "{sent:?}");
+        assert!(matches!(sent.state, SentState::Staged { object: ref o, .. } if o.size == 1 << 31), "{sent:?}");
         assert!(stream.len() < 64 << 10, "{} bytes for 5,000 bytes of data", stream.len());
 
         let mut archive = tar::Archive::new(stream.as_slice());
