@@ -44,8 +44,8 @@ pub enum Command {
     Stop(Which),
     /// Stop for a while
     Pause(Which),
-    /// Go on after a pause
-    Resume(Which),
+    /// Go on after a pause, or with a brick that is another one than before
+    Resume(Resume),
     /// Forget a stopped session; the secondary keeps its data
     Delete(Which),
     /// Show how the sessions are
@@ -98,6 +98,16 @@ pub struct Which {
     /// Do it although the session is in that state already
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Resume {
+    #[command(flatten)]
+    pub which: Which,
+    /// The brick is right as it is now, although it is empty, another directory or another file system; what is not in
+    /// it is removed on the secondary
+    #[arg(long)]
+    pub accept_brick: bool,
 }
 
 #[derive(Args, Debug)]

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use cluster::{Secondary, Session, Transition};
+use cluster::{Desired, Secondary, Session, Transition};
 use gsync_monitor::api::Request;
 use gsync_monitor::status::SessionReport;
 
 use crate::address::Declared;
-use crate::cli::Which;
+use crate::cli::{Resume, Which};
 use crate::exit::{Exit, problem};
 use crate::monitor::{Link, Monitor};
 
@@ -17,7 +17,23 @@ const ACTIVE_LIMIT: Duration = Duration::from_secs(15);
 /// How often it looks.
 const ACTIVE_POLL: Duration = Duration::from_millis(100);
 
-/// Runs `geo-rep start|stop|pause|resume`.
+/// Runs `geo-rep resume`.
+pub fn resume(monitor: &Monitor, resume: &Resume) -> anyhow::Result<Exit> {
+    if !resume.accept_brick {
+        return run(monitor, &resume.which, Transition::Resume);
+    }
+    let (mut link, declared) = monitor.reach_declared()?;
+    let (session, _) = find(&declared, &resume.which)?;
+    link.change(&Request::AcceptBrick { session: session.name.clone() })?;
+    println!("The brick of session {} is taken as it is now", session.name);
+    match session.desired {
+        Desired::Paused => run(monitor, &resume.which, Transition::Resume),
+        Desired::Started => active_or_why(&mut link, &session.name),
+        Desired::Created | Desired::Stopped => Ok(Exit::Done),
+    }
+}
+
+/// Runs `geo-rep start|stop|pause`, and `resume`.
 pub fn run(monitor: &Monitor, which: &Which, transition: Transition) -> anyhow::Result<Exit> {
     let (mut link, declared) = monitor.reach_declared()?;
     let (session, force) = find(&declared, which)?;
@@ -34,7 +50,12 @@ pub fn run(monitor: &Monitor, which: &Which, transition: Transition) -> anyhow::
     if !matches!(transition, Transition::Start | Transition::Resume) {
         return Ok(Exit::Done);
     }
-    let report = wait_active(&mut link, &session.name, ACTIVE_LIMIT)?;
+    active_or_why(&mut link, &session.name)
+}
+
+/// Waits for a session to become active; tells what is wrong when it does not.
+fn active_or_why(link: &mut Link, name: &str) -> anyhow::Result<Exit> {
+    let report = wait_active(link, name, ACTIVE_LIMIT)?;
     if is_active(&report) {
         return Ok(Exit::Done);
     }
@@ -43,7 +64,7 @@ pub fn run(monitor: &Monitor, which: &Which, transition: Transition) -> anyhow::
         let error = if row.error.is_empty() { "no error so far" } else { &row.error };
         eprintln!("  {}:{}: {}: {error}", row.primary_node, row.primary_brick, row.status);
     }
-    eprintln!("hint: it is tried again by itself; 'geo-rep status {}' shows how it goes on", session.name);
+    eprintln!("hint: it is tried again by itself; 'geo-rep status {}' shows how it goes on", name);
     Ok(Exit::NotActive)
 }
 

@@ -53,7 +53,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Start(which) => lifecycle::run(&monitor, &which, Transition::Start),
         Command::Stop(which) => lifecycle::run(&monitor, &which, Transition::Stop),
         Command::Pause(which) => lifecycle::run(&monitor, &which, Transition::Pause),
-        Command::Resume(which) => lifecycle::run(&monitor, &which, Transition::Resume),
+        Command::Resume(resume) => lifecycle::resume(&monitor, &resume),
         Command::Delete(which) => lifecycle::delete(&monitor, &which),
         Command::Status(look) => status::run(&monitor, &look),
         Command::Config(config) => config::run(&monitor, &config),

@@ -44,6 +44,12 @@ pub enum Request {
         /// As GlusterFS's `force`.
         force: bool,
     },
+    /// The bricks of the session on this node are right as they are now, although they are empty or other ones. Answer:
+    /// [`Answer::Session`].
+    AcceptBrick {
+        /// Name of the session.
+        session: String,
+    },
     /// Change settings; `None` resets one. Answer: [`Answer::Session`].
     Configure {
         /// Name of the session.

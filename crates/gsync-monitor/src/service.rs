@@ -6,6 +6,7 @@ use std::time::Duration;
 use cluster::registry::Declared;
 use cluster::session::Refused;
 use cluster::{Brick, Desired, RegistryError, Secondary, Session, SessionId, Transition, Volume, options};
+use protocol::brick::ACCEPT_FILE;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::api::{API_VERSION, Answer, Failure, FailureCode, Request};
@@ -65,6 +66,7 @@ impl Service {
                 self.create(id, name, primary, secondary, settings).await
             }
             Request::Transition { session, transition, force } => self.transition(&session, transition, force).await,
+            Request::AcceptBrick { session } => self.accept_brick(&session).await,
             Request::Configure { session, changes } => self.configure(&session, &changes).await,
             Request::Status { session } => Ok(Answer::Status(self.status(session.as_deref()).await?)),
             Request::Wait { session, timeout_ms } => self.wait(&session, Duration::from_millis(timeout_ms)).await,
@@ -158,6 +160,23 @@ impl Service {
             return Ok(Answer::Session { session });
         }
         let (session, _) = registry.session(name).await?;
+        Ok(Answer::Session { session })
+    }
+
+    async fn accept_brick(&self, name: &str) -> Result<Answer, Failure> {
+        let (session, _) = self.tools.registry.session(name).await?;
+        if !session.desired.is_recorded() {
+            return Err(refusal(&session, Refused::NotRunning));
+        }
+        let declared = self.declared().await?;
+        let bricks = declared.volumes.iter().filter(|volume| volume.name == session.primary).flat_map(|v| &v.bricks);
+        for brick in bricks.filter(|brick| brick.node == self.tools.node) {
+            let file = self.tools.state.brick(brick.id).join(ACCEPT_FILE);
+            std::fs::write(&file, "").map_err(|error| {
+                Failure::new(FailureCode::Internal, format!("cannot write {}: {error}", file.display()))
+            })?;
+            tracing::warn!(session = name, path = %brick.path.display(), "the brick is taken as it is now");
+        }
         Ok(Answer::Session { session })
     }
 

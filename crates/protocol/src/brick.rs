@@ -16,6 +16,10 @@ pub const MAX_ASKED: usize = 4096;
 /// The most objects opened by one request (their descriptors travel in one message).
 pub const MAX_OPEN: usize = 128;
 
+/// Made by the monitor in the state directory of a brick when the operator says that the brick is right as it is now,
+/// although it is another one or empty. The recorder uses it up, and heeds it for ten minutes.
+pub const ACCEPT_FILE: &str = "accept-brick";
+
 /// The first frame of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum BrickHello {

@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 
 use crate::disk::{DirCache, Disk};
 use crate::error::{Error, Result};
+use crate::gone::is_gone;
 use crate::index::{Row, View};
 use crate::slot::Slot;
 
@@ -58,14 +59,20 @@ impl<'a> Answers<'a> {
         let parent = self.view.object(slot.parent)?.filter(Row::is_dir);
         let Some(dir) = parent.and_then(|row| row.handle) else { return Ok(Ok(None)) };
         let found = self.dirs.look(self.disk, slot, &dir);
+        if matches!(found, Ok(None))
+            && self.dirs.is_stale(slot.parent)
+            && !is_gone(&self.view, self.disk, &mut self.dirs, slot.parent)?
+        {
+            return Ok(Err(io::Error::from_raw_os_error(libc::EIO)));
+        }
         Ok(found.map(|found| found.map(|(fd, seen)| (fd, seen.gfid))))
     }
 
-    /// What does an object look like? `None`: gone.
+    /// What does an object look like? `None`: gone, or it alone cannot be read.
     pub fn stat(&mut self, gfid: Gfid) -> Result<Option<Object>> {
         match self.open_path(gfid)? {
             Some(fd) => Ok(Some(Object::read(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))?)),
-            None => Ok(None),
+            None => self.disk.check_presence().map(|()| None),
         }
     }
 
@@ -96,8 +103,13 @@ impl<'a> Answers<'a> {
                     // Told by the changelog only, and not where that says: the crawl will find out.
                     return Ok(Names::Unrecorded);
                 }
-                let Some(fd) = self.open_path(gfid)? else { return Ok(Names::Gone) };
-                fd
+                match self.open_path(gfid)? {
+                    Some(fd) => fd,
+                    None if is_gone(&self.view, self.disk, &mut self.dirs, gfid)? => {
+                        return self.disk.check_presence().map(|()| Names::Gone);
+                    }
+                    None => return Ok(Names::Unrecorded),
+                }
             }
         };
         let object = Object::read(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))?;
@@ -121,7 +133,8 @@ impl<'a> Answers<'a> {
         };
         let fd = match opened {
             Ok(Some(fd)) => fd,
-            Ok(None) => return Ok(Err(libc::ENOENT)),
+            Ok(None) if is_gone(&self.view, self.disk, &mut self.dirs, gfid)? => return Ok(Err(libc::ENOENT)),
+            Ok(None) => return Ok(Err(libc::EIO)),
             Err(error) => return Ok(Err(errno(&error))),
         };
         Ok(match Object::read_stat(fd.as_fd()) {

@@ -14,6 +14,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::error::{Error, Result};
 use crate::handle::{Handle, Namer};
+use crate::identity::Identity;
+use crate::presence::{self, Spot};
 use crate::slot::Slot;
 use crate::sys;
 
@@ -57,44 +59,77 @@ pub enum Whereabouts {
     Unknown,
 }
 
+/// A brick's root directory, open.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+    spot: Spot,
+    identity: Identity,
+}
+
 /// One brick's directory.
 #[derive(Debug)]
 pub struct Disk {
-    root: OwnedFd,
-    root_id: (u64, u64),
+    root: Root,
     path: PathBuf,
     namer: Namer,
 }
 
-impl Disk {
-    /// Opens the brick.
+impl Root {
+    /// Opens what is at the path now.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Unsuitable`] for a file system without file handles.
-    pub fn open(path: &Path, brick: [u8; 16]) -> Result<Disk> {
+    /// [`Error::NotThere`]; [`Error::Unsuitable`] for a file system without file handles.
+    pub fn open(path: &Path) -> Result<Root> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, path, flags, Mode::empty())
-            .map_err(|errno| Error::io("open the brick", path)(errno.into()))?;
-        let handle = sys::handle_of(root.as_fd()).map_err(|error| {
+        let failed = |errno: rustix::io::Errno| Error::not_there(path, &io::Error::from(errno).to_string());
+        let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
+        let root = sys::handle_of(fd.as_fd()).map_err(|error| {
             Error::Unsuitable(format!("{} is on a file system without file handles: {error}", path.display()))
         })?;
-        let root_id = identity(root.as_fd()).map_err(Error::io("look at the brick", path))?;
-        Ok(Disk { root, root_id, path: path.to_owned(), namer: Namer::new(brick, handle) })
+        let spot = presence::spot(fd.as_fd(), c"").map_err(|error| Error::not_there(path, &error.to_string()))?;
+        let filesystem = sys::filesystem_name(fd.as_fd()).unwrap_or_else(|| "unknown".into());
+        Ok(Root { fd, spot, identity: Identity { filesystem, root } })
+    }
+
+    /// The directory.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Device and inode.
+    pub fn id(&self) -> (u64, u64) {
+        self.spot.id
+    }
+
+    /// Which brick it is.
+    pub fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+}
+
+impl Disk {
+    /// A brick: its root, its path, and how its objects are named.
+    pub fn new(root: Root, path: &Path, namer: Namer) -> Disk {
+        Disk { root, path: path.to_owned(), namer }
+    }
+
+    /// Whether the brick's path still leads to this root, and the file system still works.
+    ///
+    /// # Errors
+    /// [`Error::NotThere`].
+    pub fn check_presence(&self) -> Result<()> {
+        presence::check(&self.path, self.root.spot).map_err(|what| Error::not_there(&self.path, &what))
     }
 
     /// The brick's root directory.
     pub fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
+        self.root.fd()
     }
 
     /// Its path, for messages.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Device and inode of the root.
-    pub fn root_id(&self) -> (u64, u64) {
-        self.root_id
     }
 
     /// Gives GFIDs.
@@ -202,7 +237,7 @@ impl Disk {
         let mut at = identity(dir)?;
         let mut held = None::<OwnedFd>;
         for _ in 0..DEPTH_MAX {
-            if at == self.root_id {
+            if at == self.root.id() {
                 return Ok(true);
             }
             let from = held.as_ref().map_or(dir, AsFd::as_fd);
@@ -232,6 +267,11 @@ pub struct DirCache {
 }
 
 impl DirCache {
+    /// Whether a directory could not be opened by its handle: it is gone, or cannot be read.
+    pub fn is_stale(&self, dir: Gfid) -> bool {
+        matches!(self.dirs.get(&dir), Some(None))
+    }
+
     /// Looks at a name, given the handle of its directory. `None`: nothing there.
     ///
     /// # Errors

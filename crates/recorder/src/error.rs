@@ -1,7 +1,7 @@
 //! What can go wrong, and what is to be done about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a brick cannot be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,25 @@ pub enum Error {
     /// The brick cannot be recorded as it is. For the operator to change.
     #[error("{0}")]
     Unsuitable(String),
+    /// The brick is not there now: nothing can be said about what is in it. It is looked for again and again.
+    #[error("the brick {} is not there: {what}; nothing is removed on the secondary, and it goes on when the brick is back", path.display())]
+    NotThere {
+        /// The brick.
+        path: PathBuf,
+        /// What is there instead, or what the system says.
+        what: String,
+    },
+    /// What is there would mean that everything was removed. The operator decides.
+    #[error(
+        "the brick {} is {what} Nothing is removed on the secondary. If it is meant to be as it is now: geo-rep resume \
+         SESSION --accept-brick", path.display()
+    )]
+    NeedsConsent {
+        /// The brick.
+        path: PathBuf,
+        /// What is strange about it.
+        what: String,
+    },
 }
 
 /// The crate's result.
@@ -41,6 +60,14 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { action, path, source }
+    }
+
+    pub(crate) fn not_there(path: &Path, what: &str) -> Error {
+        Error::NotThere { path: path.to_owned(), what: what.to_owned() }
+    }
+
+    pub(crate) fn needs_consent(path: &Path, what: &str) -> Error {
+        Error::NeedsConsent { path: path.to_owned(), what: what.to_owned() }
     }
 
     /// The message with its causes, in one line.

@@ -23,22 +23,23 @@ const MASK: u64 = libc::FAN_CREATE
 /// The same for kernels before 5.17, which do not know `FAN_RENAME` and targets of entry events.
 const OLD_MASK: u64 = MASK & !libc::FAN_RENAME | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 
-/// An open group with a mark on one file system.
+/// An open group.
 #[derive(Debug)]
 pub struct Group {
     fd: OwnedFd,
+    mask: u64,
     buffer: Vec<u8>,
     own_pid: i32,
 }
 
 impl Group {
-    /// Begins to collect events of the file system on which `root` is.
+    /// Opens a group, which collects nothing yet.
     ///
     /// `limited` leaves the kernel's default limit of 16,384 events in place (for tests).
     ///
     /// # Errors
     /// [`Error::Unsuitable`] with what the operator has to do.
-    pub fn open(root: BorrowedFd<'_>, path: &std::path::Path, limited: bool) -> Result<Group> {
+    pub fn open(path: &std::path::Path, limited: bool) -> Result<Group> {
         let unlimited = if limited { 0 } else { libc::FAN_UNLIMITED_QUEUE | libc::FAN_UNLIMITED_MARKS };
         let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | unlimited;
         let new = flags | libc::FAN_REPORT_DFID_NAME_TARGET;
@@ -51,9 +52,18 @@ impl Group {
             }
             Err(error) => return Err(unsuitable(path, &error)),
         };
+        let own_pid = rustix::process::getpid().as_raw_nonzero().get();
+        Ok(Group { fd, mask, buffer: vec![0; BUFFER_BYTES], own_pid })
+    }
+
+    /// Begins to collect events of the file system on which `root` is; again: nothing happens. A mark goes without a
+    /// word when its file system is unmounted.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`] with what the operator has to do.
+    pub fn mark(&self, root: BorrowedFd<'_>, path: &std::path::Path) -> Result<()> {
         let mark = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
-        sys::fanotify_mark(fd.as_fd(), mark, mask, root).map_err(|error| unsuitable(path, &error))?;
-        Ok(Group { fd, buffer: vec![0; BUFFER_BYTES], own_pid: rustix::process::getpid().as_raw_nonzero().get() })
+        sys::fanotify_mark(self.fd.as_fd(), mark, self.mask, root).map_err(|error| unsuitable(path, &error))
     }
 
     /// Keeps the kernel from reporting what happens in a directory (our own state). Best effort: what is reported

@@ -2,11 +2,13 @@
 
 use changelog::Gfid;
 
+use crate::identity::Identity;
+
 /// The longest handle (`MAX_HANDLE_SZ` of Linux).
 pub const HANDLE_BYTES_MAX: usize = 128;
 
 /// Where the derivation of GFIDs is defined; another text would give every object another identity.
-const DERIVATION: &str = "gsync recorder: gfid of a file handle, version 1";
+const DERIVATION: &str = "gsync recorder: gfid of a file handle, version 2";
 
 /// A file handle: type (little endian) and opaque bytes, together unique on one file system and never used again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -54,9 +56,12 @@ pub struct Namer {
 }
 
 impl Namer {
-    /// For the brick with this identity and this root directory.
-    pub fn new(brick: [u8; 16], root: Handle) -> Namer {
-        Namer { key: blake3::derive_key(DERIVATION, &brick), root }
+    /// For the brick with this number, on this file system and with this root directory.
+    ///
+    /// Handles of two file systems may be equal, so that the file system is part of what names are derived from.
+    pub fn new(brick: [u8; 16], identity: &Identity) -> Namer {
+        let of = [brick.as_slice(), identity.filesystem.as_bytes()].concat();
+        Namer { key: blake3::derive_key(DERIVATION, &of), root: identity.root.clone() }
     }
 
     /// The GFID of the object with this handle.
@@ -89,15 +94,18 @@ mod tests {
     #[test]
     fn gfids_are_version_8_and_stable() {
         let root = Handle::new(1, &[0; 8]).unwrap();
-        let namer = Namer::new([7; 16], root.clone());
+        let identity = Identity { filesystem: "uuid:01".into(), root: root.clone() };
+        let namer = Namer::new([7; 16], &identity);
         let file = Handle::new(1, &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
         let text = namer.gfid(&file).to_string();
         assert_eq!(text.as_bytes()[14], b'8');
         assert!(matches!(text.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
         // Changing this means a new identity for every object of every brick.
-        assert_eq!(text, "54586c9c-64f5-8cd8-91d0-9cac98676c5a");
+        assert_eq!(text, "fc620982-6af8-8725-8d77-d74db0c5efdc");
         assert_eq!(namer.gfid(&root), Gfid::ROOT);
-        assert_ne!(Namer::new([8; 16], root).gfid(&file), namer.gfid(&file));
+        assert_ne!(Namer::new([8; 16], &identity).gfid(&file), namer.gfid(&file));
+        let elsewhere = Identity { filesystem: "uuid:02".into(), ..identity };
+        assert_ne!(Namer::new([7; 16], &elsewhere).gfid(&file), namer.gfid(&file));
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! - [`group`]: one fanotify group per file system
 //! - [`dirty`]: which names and objects are to be looked at
 //! - [`handle`], [`slot`]: file handles and the GFIDs derived from them; a name by identity
-//! - [`disk`]: looking at the brick, never by path
+//! - [`identity`], [`presence`]: whether a directory is the brick that was recorded before, and still there
+//! - [`disk`]: looking at the brick, never by path; [`gone`]: what cannot be opened is gone, or cannot be read
 //! - [`survey`]: looking until the looks make sense together
 //! - [`plan`]: from changed names to operations in an order that works (pure)
 //! - [`judge`]: whether content or attributes changed (pure)
@@ -27,14 +28,17 @@ pub mod dirty;
 pub mod disk;
 pub mod error;
 pub mod event;
+pub mod gone;
 pub mod group;
 pub mod handle;
+pub mod identity;
 pub mod index;
 pub mod journal;
 pub mod judge;
 pub mod listing;
 pub mod pipeline;
 pub mod plan;
+pub mod presence;
 pub mod registry;
 pub mod removal;
 pub mod server;

@@ -8,13 +8,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use changelog::Position;
+use protocol::brick::ACCEPT_FILE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::brick::{BATCH_MAX, Brick, BrickSpec};
 use crate::dirty::{Dirty, Taken};
-use crate::disk::Disk;
+use crate::disk::{Disk, Root};
 use crate::error::{Error, Result};
 use crate::group::Group;
+use crate::handle::Namer;
+use crate::identity;
 use crate::index::Index;
 
 /// Events are collected at most this often: what happens to one object in between is merged by the kernel, which
@@ -26,6 +29,9 @@ const IDLE: Duration = Duration::from_millis(500);
 
 /// A brick that failed is opened again after this time.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a brick is still at its path, and whether one that was not is back.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a barrier waits for objects that are moved to and fro.
 const BARRIER_PATIENCE: Duration = Duration::from_secs(2);
@@ -49,14 +55,22 @@ pub enum Command {
 pub struct Attached {
     /// What it was attached as.
     pub spec: BrickSpec,
-    /// Its directory.
-    pub disk: Arc<Disk>,
-    /// Its index; `None` while it failed.
-    pub index: RwLock<Option<Arc<Index>>>,
+    /// What questions are answered from; `None` while it failed.
+    pub open: RwLock<Option<Open>>,
     /// Whether a crawl is running.
     pub crawling: AtomicBool,
     /// The last error, empty if there is none.
     pub error: Mutex<String>,
+}
+
+/// What is open of a brick. Nobody keeps it longer than for one question: an open directory keeps a file system that
+/// was unmounted in the kernel.
+#[derive(Clone)]
+pub struct Open {
+    /// Its directory.
+    pub disk: Arc<Disk>,
+    /// Its index.
+    pub index: Arc<Index>,
 }
 
 #[derive(Default)]
@@ -159,6 +173,7 @@ struct Driven {
     /// `None` while it failed.
     brick: Option<Brick>,
     reopen_at: Instant,
+    looked_at: Instant,
 }
 
 struct Waiting {
@@ -210,6 +225,7 @@ impl Driver {
                 }
                 brick.background()
             });
+            self.look_for_bricks();
             self.reopen_failed();
             self.answer_barriers();
         }
@@ -245,8 +261,9 @@ impl Driver {
     fn obey(&mut self, command: Command) -> bool {
         match command {
             Command::Attach(attached, reply) => {
-                let mut driven = Driven { attached, brick: None, reopen_at: Instant::now() };
-                let result = driven.open();
+                let now = Instant::now();
+                let mut driven = Driven { attached, brick: None, reopen_at: now, looked_at: now };
+                let result = driven.open(&self.group);
                 if result.is_ok() {
                     self.bricks.push(driven);
                 }
@@ -299,10 +316,26 @@ impl Driver {
         });
     }
 
+    /// Lets go of bricks that are not where they were.
+    fn look_for_bricks(&mut self) {
+        for driven in &mut self.bricks {
+            if driven.looked_at.elapsed() < LOOK_EVERY {
+                continue;
+            }
+            driven.looked_at = Instant::now();
+            let Some(brick) = &driven.brick else { continue };
+            match brick.disk().check_presence() {
+                // It is not needed, and must not count for what happens later.
+                Ok(()) => drop(std::fs::remove_file(driven.attached.spec.state.join(ACCEPT_FILE))),
+                Err(error) => driven.fail(&error),
+            }
+        }
+    }
+
     fn reopen_failed(&mut self) {
         for driven in &mut self.bricks {
             if driven.brick.is_none() && Instant::now() >= driven.reopen_at {
-                if let Err(error) = driven.open() {
+                if let Err(error) = driven.open(&self.group) {
                     driven.fail(&error);
                 } else {
                     tracing::info!(path = %driven.attached.spec.path.display(), "brick opened again");
@@ -337,10 +370,16 @@ impl Driver {
 }
 
 impl Driven {
-    fn open(&mut self) -> Result<()> {
-        let brick = Brick::open(self.attached.spec.clone(), self.attached.disk.clone())?;
-        let mut index = self.attached.index.write().unwrap_or_else(PoisonError::into_inner);
-        *index = Some(brick.index().clone());
+    fn open(&mut self, group: &Mutex<Group>) -> Result<()> {
+        let spec = self.attached.spec.clone();
+        let root = Root::open(&spec.path)?;
+        let admitted = identity::admit(&spec.path, &spec.state, &root)?;
+        // Events first: what happens from now on is seen, either by the crawl or by them.
+        lock(group).mark(root.fd(), &spec.path)?;
+        let namer = Namer::new(spec.id, &admitted.identity);
+        let brick = Brick::open(spec.clone(), Arc::new(Disk::new(root, &spec.path, namer)), &admitted)?;
+        let open = Open { disk: brick.disk().clone(), index: brick.index().clone() };
+        *self.attached.open.write().unwrap_or_else(PoisonError::into_inner) = Some(open);
         self.attached.crawling.store(true, Ordering::Relaxed);
         lock(&self.attached.error).clear();
         self.brick = Some(brick);
@@ -348,11 +387,14 @@ impl Driven {
     }
 
     fn fail(&mut self, error: &Error) {
+        let pause = if matches!(error, Error::NotThere { .. }) { LOOK_EVERY } else { REOPEN_AFTER };
         let error = error.chain();
-        tracing::error!(path = %self.attached.spec.path.display(), %error, "brick failed, opened again soon");
-        *lock(&self.attached.error) = error;
+        let before = std::mem::replace(&mut *lock(&self.attached.error), error.clone());
+        if before != error {
+            tracing::error!(path = %self.attached.spec.path.display(), %error, "brick failed, opened again soon");
+        }
         self.let_go();
-        self.reopen_at = Instant::now() + REOPEN_AFTER;
+        self.reopen_at = Instant::now() + pause;
     }
 
     fn close(&mut self) -> Result<()> {
@@ -363,7 +405,7 @@ impl Driven {
 
     /// Closes index and changelog, also for those who answer questions.
     fn let_go(&mut self) {
-        *self.attached.index.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.attached.open.write().unwrap_or_else(PoisonError::into_inner) = None;
         self.brick = None;
     }
 }

@@ -11,9 +11,10 @@ use changelog::Position;
 use protocol::brick::BrickStatus;
 
 use crate::brick::BrickSpec;
-use crate::disk::Disk;
+use crate::disk::Root;
 use crate::error::{Error, Result};
 use crate::group::Group;
+use crate::identity;
 use crate::pipeline::{Attached, Command, Pipeline, Reply};
 
 /// How a recorder works.
@@ -51,12 +52,15 @@ impl Registry {
         let mut pipelines = self.pipelines();
         let spec = self.check(id, path, state)?;
         let Some(spec) = spec else { return Ok(()) };
-        let disk = Arc::new(Disk::open(&spec.path, id)?);
-        let device = disk.root_id().0;
+        // Before anything is marked: what is there may be the directory below a mount that is missing.
+        let root = Root::open(&spec.path)?;
+        identity::admit(&spec.path, &spec.state, &root)?;
+        let device = root.id().0;
+        drop(root);
         let pipeline = match pipelines.get(&device) {
             Some(pipeline) => pipeline.clone(),
             None => {
-                let group = Group::open(disk.root(), &spec.path, self.options.limited_queue)?;
+                let group = Group::open(&spec.path, self.options.limited_queue)?;
                 let pipeline = Arc::new(Pipeline::start(group)?);
                 pipelines.insert(device, pipeline.clone());
                 pipeline
@@ -65,8 +69,7 @@ impl Registry {
         mute(&pipeline, &spec);
         let attached = Arc::new(Attached {
             spec,
-            disk,
-            index: RwLock::new(None),
+            open: RwLock::new(None),
             crawling: AtomicBool::new(true),
             error: Mutex::new(String::new()),
         });
@@ -99,8 +102,8 @@ impl Registry {
         let mut all: Vec<BrickStatus> = bricks
             .iter()
             .map(|(id, Entry { attached, .. })| {
-                let index = attached.index.read().unwrap_or_else(PoisonError::into_inner);
-                let objects = index.as_ref().and_then(|index| index.view().ok()?.objects().ok());
+                let open = attached.open.read().unwrap_or_else(PoisonError::into_inner);
+                let objects = open.as_ref().and_then(|open| open.index.view().ok()?.objects().ok());
                 BrickStatus {
                     brick: *id,
                     crawling: attached.crawling.load(Ordering::Relaxed),
@@ -148,7 +151,7 @@ impl Registry {
         if !path.is_absolute() || !state.is_absolute() {
             return unsuitable("brick and state directory must be absolute paths".into());
         }
-        let path = std::fs::canonicalize(path).map_err(Error::io("find the brick", path))?;
+        let path = std::fs::canonicalize(path).map_err(|error| Error::not_there(path, &error.to_string()))?;
         if !path.is_dir() {
             return unsuitable(format!("{} is not a directory", path.display()));
         }

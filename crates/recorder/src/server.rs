@@ -19,7 +19,7 @@ use rustix::fs::Mode;
 
 use crate::answers::Answers;
 use crate::error::{Error, Result};
-use crate::pipeline::Attached;
+use crate::pipeline::{Attached, Open};
 use crate::registry::Registry;
 
 /// More connections at once are closed at once.
@@ -175,12 +175,12 @@ impl Connection {
 }
 
 fn ask(attached: &Attached, request: BrickRequest) -> Result<(BrickResponse, Vec<OwnedFd>)> {
-    let index = attached.index.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let Some(index) = index else {
+    let open = attached.open.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some(Open { disk, index }) = open else {
         let error = attached.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
         return Ok(failed(if error.is_empty() { "the brick is not attached".into() } else { error }));
     };
-    let mut answers = Answers::new(index.published_view()?, &attached.disk);
+    let mut answers = Answers::new(index.published_view()?, &disk);
     let mut fds = Vec::new();
     let response = match request {
         BrickRequest::Look(places) if places.len() <= MAX_ASKED => {

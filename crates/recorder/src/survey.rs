@@ -9,6 +9,7 @@ use changelog::Gfid;
 
 use crate::disk::{DirCache, Disk, Seen, Whereabouts};
 use crate::error::{Error, Result};
+use crate::gone::is_gone;
 use crate::handle::Handle;
 use crate::index::{Row, View};
 use crate::plan::{Change, Fact, Facts};
@@ -154,7 +155,15 @@ impl<'a> Survey<'a> {
             self.order.push(slot.clone());
         }
         self.looks += 1;
-        let gfid = found.as_ref().map(|(_, seen)| seen.gfid);
+        let mut gfid = found.as_ref().map(|(_, seen)| seen.gfid);
+        if found.is_none()
+            && self.dirs.is_stale(slot.parent)
+            && !is_gone(self.view, self.disk, &mut self.dirs, slot.parent)?
+        {
+            // Nothing can be seen in there now, which says nothing about what is there.
+            gfid = self.old.get(slot).copied().flatten();
+            self.doubtful.insert(slot.clone());
+        }
         if let Some((_, seen)) = found {
             self.seen.insert(seen.gfid, seen);
         }

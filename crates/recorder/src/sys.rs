@@ -66,6 +66,36 @@ pub fn open_by_handle(mount: BorrowedFd<'_>, handle: &Handle, flags: i32) -> io:
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// `struct fsuuid2` of `FS_IOC_GETFSUUID`.
+#[repr(C)]
+struct RawUuid {
+    length: u8,
+    uuid: [u8; 16],
+}
+
+/// `_IOR(0x15, 0, struct fsuuid2)`, since Linux 6.9.
+const FS_IOC_GETFSUUID: u32 = 0x8011_1500;
+
+/// How a file system names itself, the same after every mount: `uuid:` or `fsid:` and hexadecimal digits; `None` where
+/// the kernel does not tell.
+pub fn filesystem_name(object: BorrowedFd<'_>) -> Option<String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut raw = RawUuid { length: 0, uuid: [0; 16] };
+    // SAFETY: the request writes at most a struct fsuuid2, which `raw` is, and it outlives the call.
+    let told = unsafe { libc::ioctl(object.as_raw_fd(), FS_IOC_GETFSUUID as _, &raw mut raw) };
+    if told == 0 && raw.uuid != [0; 16] {
+        return Some(format!("uuid:{}", hex(raw.uuid.get(..usize::from(raw.length))?)));
+    }
+    // SAFETY: an all-zero statfs is valid memory, and the call fills it.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open while it is borrowed, and `stat` outlives the call.
+    check(unsafe { libc::fstatfs(object.as_raw_fd(), &raw mut stat) }).ok()?;
+    // SAFETY: fsid_t is two integers without padding.
+    let fsid: [u8; 8] = unsafe { std::mem::transmute(stat.f_fsid) };
+    // That of XFS is its device number.
+    (stat.f_type != libc::XFS_SUPER_MAGIC && fsid != [0; 8]).then(|| format!("fsid:{}", hex(&fsid)))
+}
+
 /// The signals that ask the process to stop, held back from every thread so that [`StopSignals::wait`] gets them.
 pub struct StopSignals(libc::sigset_t);
 

@@ -241,7 +241,7 @@ fn only_suitable_bricks_are_attached() {
     admin.detach([2; 16]).unwrap();
     fs::rename(filesystem.dir("brick2"), filesystem.root().join("away")).unwrap();
     let error = admin.attach([2; 16], &filesystem.dir("brick2"), &filesystem.dir("state2")).unwrap_err();
-    assert!(error.contains("not the directory that was recorded"), "{error}");
+    assert!(error.contains("another directory than the one that was recorded"), "{error}");
     recorder.stop();
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use changelog::Gfid;
 
-use super::{BATCH_MAX, Brick};
+use super::{BATCH_MAX, Brick, opening};
 use crate::batch::{Batch, Outcome, record_of};
 use crate::error::Result;
 use crate::listing::Listing;
@@ -20,15 +20,21 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 const COLLECTED_WITHIN: Duration = Duration::from_millis(100);
 
 impl Brick {
-    /// Begins to compare the whole brick with the index.
+    /// Begins to compare the whole brick with the index, after events were lost.
     ///
     /// # Errors
-    /// What the index says.
+    /// What the index says; [`Error::NeedsConsent`](crate::Error::NeedsConsent) when the brick is empty and was not
+    /// before.
     pub fn start_crawl(&mut self) -> Result<()> {
         if self.crawling {
             self.crawl_again = true;
             return Ok(());
         }
+        opening::check_not_emptied(&self.index, &self.disk)?;
+        self.begin_crawl()
+    }
+
+    pub(super) fn begin_crawl(&mut self) -> Result<()> {
         self.listing = None;
         self.crawling = true;
         let view = self.index.view()?;

@@ -22,6 +22,7 @@ use changelog::{Gfid, Position};
 use crate::batch::Owing;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::identity::Admitted;
 use crate::index::Index;
 use crate::index::redo::redo;
 use crate::journal::Journal;
@@ -90,8 +91,8 @@ impl Brick {
     /// already.
     ///
     /// # Errors
-    /// What system, changelog or index say; [`Error::Unsuitable`] when the directory is not the one recorded before.
-    pub fn open(spec: BrickSpec, disk: Arc<Disk>) -> Result<Brick> {
+    /// What system, changelog or index say; [`Error::NeedsConsent`] when the brick is empty and was not before.
+    pub fn open(spec: BrickSpec, disk: Arc<Disk>, admitted: &Admitted) -> Result<Brick> {
         std::fs::create_dir_all(&spec.state).map_err(Error::io("create", &spec.state))?;
         let has_journal = spec.journal_dir().join(changelog::layout::HTIME_DIR).is_dir();
         let journal = Journal::open(&spec.journal_dir())?;
@@ -103,8 +104,11 @@ impl Brick {
             opening::set_aside(&path, "its changelog is gone")?;
             index = opening::open_index(&path)?;
         }
-        opening::check_root(&index, &disk)?;
         let redone = redo(&index, journal.dir())?;
+        if !admitted.consented {
+            opening::check_not_emptied(&index, &disk)?;
+        }
+        opening::settle_root(&index, &disk, admitted)?;
         let suspect_since = alive::suspect_since(&index)?;
         if redone > 0 || suspect_since.is_some() {
             tracing::info!(path = %spec.path.display(), redone, ?suspect_since, "index brought up to the changelog");
@@ -129,7 +133,7 @@ impl Brick {
             durable: now,
             heartbeat: now,
         };
-        brick.start_crawl()?;
+        brick.begin_crawl()?;
         brick.beat(false)?;
         Ok(brick)
     }
@@ -137,6 +141,11 @@ impl Brick {
     /// What it was attached as.
     pub fn spec(&self) -> &BrickSpec {
         &self.spec
+    }
+
+    /// Its directory.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
     }
 
     /// The index, for readers.

@@ -5,14 +5,18 @@ use std::time::{Duration, Instant};
 
 use changelog::Gfid;
 
-use super::RETRY_EVERY;
-use crate::disk::Disk;
+use super::{BATCH_MAX, RETRY_EVERY};
+use crate::disk::{Disk, PRIVATE_NAME};
 use crate::error::{Error, Result};
+use crate::identity::Admitted;
 use crate::index::{Index, Row, Stamp};
 use crate::journal::now_secs;
 
 /// How long an index that was just let go may still be in use.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Entries of an empty root.
+const NOT_COUNTED: [&[u8]; 4] = [b".", b"..", PRIVATE_NAME, b"lost+found"];
 
 /// Opens the index; one that cannot be opened is set aside, and the changelog and the crawl make a new one.
 pub(super) fn open_index(path: &Path) -> Result<Index> {
@@ -56,21 +60,63 @@ fn is_in_use_or_unreadable(error: &redb::Error) -> bool {
     }
 }
 
-/// Refuses another directory than the one recorded before: an unmounted brick looks like an empty one.
-pub(super) fn check_root(index: &Index, disk: &Disk) -> Result<()> {
+/// Puts the root into a new index. Of a brick that took the place of another one, the index keeps which names there
+/// were, so that they are found to be gone, but no handles: what has them now is something else.
+pub(super) fn settle_root(index: &Index, disk: &Disk, admitted: &Admitted) -> Result<()> {
     let root = disk.namer().root();
-    let known = index.view()?.object(Gfid::ROOT)?.and_then(|row| row.handle);
-    if known.as_ref().is_some_and(|known| known != root) {
-        return Err(Error::Unsuitable(format!(
-            "{} is not the directory that was recorded before: is its file system mounted? If it was replaced on \
-             purpose, remove the state directory of the brick",
-            disk.path().display()
-        )));
+    if admitted.replaced {
+        forget_handles(index)?;
     }
-    if known.is_none() {
-        let row =
-            Row { kind: posix::Kind::Directory, owed: false, stamp: Stamp::default(), handle: Some(root.clone()) };
+    if index.view()?.object(Gfid::ROOT)?.and_then(|row| row.handle).as_ref() != Some(root) {
+        let (kind, handle) = (posix::Kind::Directory, Some(root.clone()));
+        let row = Row { kind, owed: false, stamp: Stamp::default(), handle };
         index.edit(true, |edit| edit.put_object(Gfid::ROOT, &row))?;
     }
-    Ok(())
+    admitted.settle()
+}
+
+fn forget_handles(index: &Index) -> Result<()> {
+    let view = index.view()?;
+    let mut after = None;
+    loop {
+        let rows = view.objects_behind(after, BATCH_MAX)?;
+        after = rows.last().map(|(gfid, _)| *gfid);
+        let done = rows.len() < BATCH_MAX;
+        index.edit(done, |edit| {
+            rows.into_iter().try_for_each(|(gfid, row)| {
+                let owed = row.kind == posix::Kind::File;
+                edit.put_object(gfid, &Row { owed, stamp: Stamp::default(), handle: None, ..row })
+            })
+        })?;
+        if done {
+            return Ok(());
+        }
+    }
+}
+
+/// Refuses a brick in whose root nothing is although something was. That everything was removed while nobody watched is
+/// less likely than a mistake.
+pub(super) fn check_not_emptied(index: &Index, disk: &Disk) -> Result<()> {
+    if !was_emptied(index, disk)? {
+        return Ok(());
+    }
+    let objects = index.view()?.objects()?.saturating_sub(1);
+    Err(Error::needs_consent(disk.path(), &format!("empty, but {objects} objects were recorded in it.")))
+}
+
+fn was_emptied(index: &Index, disk: &Disk) -> Result<bool> {
+    let view = index.view()?;
+    // More than can be left out.
+    let known = view.children(Gfid::ROOT, None, NOT_COUNTED.len() + 1)?;
+    if known.iter().all(|(slot, _)| NOT_COUNTED.contains(&&*slot.name)) {
+        return Ok(false);
+    }
+    let failed = || Error::io("list", disk.path());
+    for entry in rustix::fs::Dir::read_from(disk.root()).map_err(|errno| failed()(errno.into()))? {
+        let entry = entry.map_err(|errno| failed()(errno.into()))?;
+        if !NOT_COUNTED.contains(&entry.file_name().to_bytes()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

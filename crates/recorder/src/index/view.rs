@@ -40,6 +40,17 @@ impl View {
         self.objects.get(gfid.0.as_slice())?.map(|row| Row::decode(row.value())).transpose()
     }
 
+    /// The first `max` objects behind `after`, in the order of their GFIDs.
+    pub fn objects_behind(&self, after: Option<Gfid>, max: usize) -> Result<Vec<(Gfid, Row)>> {
+        let begin = after.as_ref().map_or(Bound::Unbounded, |gfid| Bound::Excluded(gfid.0.as_slice()));
+        let mut found = Vec::new();
+        for item in self.objects.range::<&[u8]>((begin, Bound::Unbounded))?.take(max) {
+            let (gfid, row) = item?;
+            found.push((gfid_from(gfid.value())?, Row::decode(row.value())?));
+        }
+        Ok(found)
+    }
+
     /// Number of objects.
     pub fn objects(&self) -> Result<u64> {
         Ok(self.objects.len()?)

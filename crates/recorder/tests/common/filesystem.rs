@@ -52,6 +52,27 @@ impl FileSystem {
         }
     }
 
+    /// Takes it away even while somebody uses it.
+    pub fn unmount_lazily(&self) {
+        run(Command::new("umount").arg("-l").arg(self.root())).unwrap();
+    }
+
+    /// Mounts its image, again.
+    pub fn mount(&self) {
+        // The device of a lazy unmount is given back when the last descriptor is closed.
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop"]).arg(self.dir.path().join("image")).arg(self.root());
+        run(&mut mount).unwrap();
+    }
+
+    /// Makes a new file system in the image, and mounts it.
+    pub fn make_anew(&mut self, kind: &str) {
+        run(Command::new("umount").arg(self.root())).unwrap();
+        let force = if kind == "ext4" { "-qF" } else { "-qf" };
+        run(Command::new(format!("mkfs.{kind}")).arg(force).arg(self.dir.path().join("image"))).unwrap();
+        self.mount();
+    }
+
     /// A directory in it, made if it is missing.
     pub fn dir(&self, name: &str) -> PathBuf {
         let dir = self.root().join(name);
