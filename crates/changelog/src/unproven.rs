@@ -1,5 +1,7 @@
 //! Spans of time of which a journal cannot prove that it tells everything.
 
+use std::fmt;
+
 use serde::Serialize;
 
 /// A span of time whose changes may be missing from the journal: it needs a look at the brick itself, one that also
@@ -60,6 +62,33 @@ pub enum Reason {
     IndexTruncated,
     /// The clock went backwards, so slices do not follow each other in the order of their times.
     ClockBackwards,
+}
+
+impl fmt::Display for Reason {
+    /// In words, for the operator.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Reason::ChangelogOff => "it was switched off",
+            Reason::SliceMissing => "a slice is missing",
+            Reason::SliceOverwritten => "a slice was overwritten by another one of the same second",
+            Reason::SliceVanished => "a slice went away while it was read",
+            Reason::SliceDoubled => "there are two files for one slice",
+            Reason::SliceTorn { offset } => return write!(f, "a slice ends inside of a record, at byte {offset}"),
+            Reason::SliceDamaged { offset, damage } => {
+                return write!(f, "a slice is damaged at byte {offset}: {damage}");
+            }
+            Reason::SliceAltered => "a slice is not as it was written",
+            Reason::PositionInvalid => "there is no record at the position",
+            Reason::PositionUnknown => "it ends before the position: it was replaced, or lost its end",
+            Reason::BeforeIndex => "it begins after the position",
+            Reason::NoIndex => "it has no index",
+            Reason::IndexIncomplete => "its index does not have all slices",
+            Reason::IndexDamaged => "its index is damaged",
+            Reason::IndexTruncated => "its index lost its end",
+            Reason::ClockBackwards => "the clock went backwards",
+        };
+        f.write_str(text)
+    }
 }
 
 /// An unproven span and which positions have it still ahead of them.

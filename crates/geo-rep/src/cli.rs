@@ -46,6 +46,8 @@ pub enum Command {
     Pause(Which),
     /// Go on after a pause, or with a brick that is another one than before
     Resume(Resume),
+    /// Compare both sides as a whole and mend what differs, without sending what is equal
+    Resync(Which),
     /// Forget a stopped session; the secondary keeps its data
     Delete(Which),
     /// Show how the sessions are

@@ -68,6 +68,16 @@ fn active_or_why(link: &mut Link, name: &str) -> anyhow::Result<Exit> {
     Ok(Exit::NotActive)
 }
 
+/// Runs `geo-rep resync`.
+pub fn resync(monitor: &Monitor, which: &Which) -> anyhow::Result<Exit> {
+    let (mut link, declared) = monitor.reach_declared()?;
+    let (session, _) = find(&declared, which)?;
+    link.ask(&Request::Resync { session: session.name.clone() })?;
+    println!("Both sides of session {} are compared as a whole.", session.name);
+    println!("'geo-rep status {} detail' shows how far it is; nothing that is equal is sent.", session.name);
+    Ok(Exit::Done)
+}
+
 /// Runs `geo-rep delete`.
 pub fn delete(monitor: &Monitor, which: &Which) -> anyhow::Result<Exit> {
     let (mut link, declared) = monitor.reach_declared()?;

@@ -54,6 +54,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Stop(which) => lifecycle::run(&monitor, &which, Transition::Stop),
         Command::Pause(which) => lifecycle::run(&monitor, &which, Transition::Pause),
         Command::Resume(resume) => lifecycle::resume(&monitor, &resume),
+        Command::Resync(which) => lifecycle::resync(&monitor, &which),
         Command::Delete(which) => lifecycle::delete(&monitor, &which),
         Command::Status(look) => status::run(&monitor, &look),
         Command::Config(config) => config::run(&monitor, &config),

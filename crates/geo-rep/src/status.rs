@@ -80,6 +80,7 @@ fn print(report: &StatusReport, detail: bool, json: bool) -> anyhow::Result<()> 
         println!("{NO_SESSIONS}");
     } else {
         print!("{}", render(report, detail, &local_time));
+        print!("{}", rescans(report));
         print!("{}", troubles(report));
     }
     Ok(())
@@ -129,6 +130,18 @@ fn cells(row: &BrickRow, detail: bool, time: &dyn Fn(u64) -> String) -> Vec<Stri
         cells.extend([row.entry, row.data, row.meta, row.failures].map(count));
     }
     cells
+}
+
+/// Which sides are compared as a whole, and why.
+fn rescans(report: &StatusReport) -> String {
+    let mut text = String::new();
+    for session in &report.sessions {
+        for row in session.bricks.iter().filter(|row| !row.rescan.is_empty()) {
+            let (name, node, brick) = (&session.name, &row.primary_node, &row.primary_brick);
+            text.push_str(&format!("\n{name} {node}:{brick}: comparing both sides as a whole: {}\n", row.rescan));
+        }
+    }
+    text
 }
 
 /// What is wrong, below the table.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
 use protocol::agent::{
-    AgentHello, MAX_PARKED, MAX_PENDING_ITEMS, Numbered, Refusal, Request, Response, Stored, Welcome, WorkerHello,
+    AgentHello, MAX_LISTED, MAX_PARKED, MAX_PENDING_ITEMS, Numbered, Refusal, Request, Response, Stored, Welcome,
+    WorkerHello,
 };
 use protocol::hello::Versions;
 
@@ -255,6 +256,7 @@ impl Applier {
             }
             Request::Prepare(gfids) => prepare::prepare(tree, &worker.staging, &gfids).map(Response::Prepared),
             Request::Commit(stored) => return self.commit(worker.key, stored),
+            Request::List(after) => tree.index.list(after.as_ref(), MAX_LISTED).map(Response::Listed),
             Request::Ping => {
                 let free = rustix::fs::fstatvfs(&self.private.root);
                 let free = free.map_err(|e| Refusal::Root(format!("the file system does not answer: {e}")))?;

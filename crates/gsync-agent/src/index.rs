@@ -3,6 +3,7 @@
 //! A cache of what is stamped on the objects. Changes are committed without a wait for the disk; [`Index::sync`]
 //! makes all of them durable. After an unclean stop it is thrown away and made again from the stamps.
 
+use std::ops::Bound;
 use std::path::Path;
 
 use protocol::{Gfid, Kind, Place, Time, Version};
@@ -148,6 +149,26 @@ impl Index {
             }
             let (parent, name) = rest.split_first_chunk::<16>().ok_or(IndexError::Row { gfid })?;
             found.push(Place { parent: Gfid(*parent), name: name.to_vec() });
+        }
+        Ok(found)
+    }
+
+    /// The first `max` names behind `after`, in the order of their objects, as last seen.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn list(&self, after: Option<&(Gfid, Place)>, max: usize) -> Result<Vec<(Gfid, Place)>, IndexError> {
+        let names = self.transaction().open_table(NAMES)?;
+        let after = after.map(|(gfid, place)| name_key(*gfid, place));
+        let begin = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Vec::new();
+        for entry in names.range::<&[u8]>((begin, Bound::Unbounded))?.take(max) {
+            let (key, _) = entry?;
+            let Some((gfid, rest)) = key.value().split_first_chunk::<16>().map(|(g, r)| (Gfid(*g), r)) else {
+                continue;
+            };
+            let (parent, name) = rest.split_first_chunk::<16>().ok_or(IndexError::Row { gfid })?;
+            found.push((gfid, Place { parent: Gfid(*parent), name: name.to_vec() }));
         }
         Ok(found)
     }

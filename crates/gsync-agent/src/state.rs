@@ -1,6 +1,6 @@
 //! Mark, pending list and epoch of one replica set: two small files, written in turn.
 //!
-//! `state-<session>-<replica set>.a` and `.b` in `.gsync/`: magic `GSYNCST1`, sequence number `u64`, length of the
+//! `state-<session>-<replica set>.a` and `.b` in `.gsync/`: magic `GSYNCST2`, sequence number `u64`, length of the
 //! body `u32`, CRC-32 of sequence number and body `u32` (all little endian), postcard body. The whole one with the higher
 //! number counts; a torn write leaves the other. Apart from the index, so that a lost index costs no mark.
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::private::Private;
 
-const MAGIC: &[u8; 8] = b"GSYNCST1";
+const MAGIC: &[u8; 8] = b"GSYNCST2";
 
 /// Magic, sequence number, length, checksum.
 const HEADER_BYTES: usize = 24;

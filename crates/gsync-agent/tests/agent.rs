@@ -32,7 +32,7 @@ fn scratch() -> (tempfile::TempDir, AgentRoot) {
 fn stored(n: u64) -> Stored {
     let mark = Mark { brick: [2; 16], position: Position { after: n, offset: 3 }, synced_until: n };
     let pending = Pending { subject: Subject::Content(gfid(5)), reason: "because".into(), since: 9 };
-    Stored { mark: Some(mark), pending: vec![pending] }
+    Stored { mark: Some(mark), pending: vec![pending], rescan: None }
 }
 
 fn new_file(worker: &mut Worker, channel: &mut Door, name: &str, gfid: Gfid, content: &[u8], version: u32) {
@@ -295,7 +295,7 @@ fn garbage_on_a_control_channel_ends_it() {
     worker.door.input.as_mut().unwrap().write_all(&header).unwrap();
     assert!(worker.door.receive::<Response>().is_err());
     let pending = vec![stored(1).pending[0].clone(); MAX_PENDING_ITEMS + 1];
-    let too_much = good.request(&Request::Commit(Stored { mark: None, pending })).unwrap();
+    let too_much = good.request(&Request::Commit(Stored { mark: None, pending, rescan: None })).unwrap();
     assert!(matches!(too_much, Response::Refused(Refusal::Root(_))));
 }
 

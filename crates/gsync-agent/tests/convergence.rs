@@ -155,7 +155,7 @@ fn send_all(
         if left.items.is_empty() && left.gone.is_empty() {
             let position = Position { after: round, offset: 0 };
             let mark = Some(Mark { brick: [2; 16], position, synced_until: round });
-            worker.commit(Stored { mark, pending: Vec::new() })?;
+            worker.commit(Stored { mark, ..Stored::default() })?;
             *committed = round;
             return Ok(());
         }

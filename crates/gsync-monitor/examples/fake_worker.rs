@@ -29,7 +29,9 @@ fn answer(channel: UnixStream, epoch: u64) -> Result<(), Box<dyn Error + Send + 
     while lines.read_line(&mut line)? > 0 {
         let response = match serde_json::from_str(&line)? {
             ControlRequest::Status => ControlResponse::Status(status(epoch)),
-            ControlRequest::Wait { .. } => ControlResponse::Waited { done: true, pending: 0 },
+            ControlRequest::Wait { .. } | ControlRequest::Resync { .. } => {
+                ControlResponse::Waited { done: true, pending: 0 }
+            }
         };
         channel.write_all((serde_json::to_string(&response)? + "\n").as_bytes())?;
         line.clear();
@@ -42,14 +44,7 @@ fn status(epoch: u64) -> WorkerStatus {
         state: WorkerState::Active,
         crawl: CrawlState::ChangelogCrawl,
         last_synced: 1,
-        entry: 0,
-        data: 0,
-        meta: 0,
-        failures: 0,
-        failure_reasons: Vec::new(),
         mark: epoch.to_string(),
-        error: String::new(),
-        sent_bytes: 0,
-        sent_files: 0,
+        ..WorkerStatus::unknown()
     }
 }

@@ -69,6 +69,12 @@ pub enum Request {
         /// Give up after this many milliseconds.
         timeout_ms: u64,
     },
+    /// Compare both sides of a session as a whole. Answer, when it is durable that this has to be done:
+    /// [`Answer::Waited`].
+    Resync {
+        /// Name of the session.
+        session: String,
+    },
 }
 
 /// The answers.
@@ -100,7 +106,7 @@ pub enum Answer {
     },
     /// To [`Request::Status`].
     Status(StatusReport),
-    /// To [`Request::Wait`].
+    /// To [`Request::Wait`] and [`Request::Resync`].
     Waited {
         /// Whether everything is there; `false` after the time-out.
         done: bool,

@@ -22,6 +22,9 @@ use crate::{recorder, worker};
 /// How long a stopped session's processes may take to be gone: SIGTERM, the limit, SIGKILL, and some time.
 const STOP_WAIT: Duration = Duration::from_millis(STOP_LIMIT_MS + 5_000);
 
+/// How long a worker may take to store that both sides are to be compared.
+const RESYNC_LIMIT: Duration = Duration::from_secs(25);
+
 /// How often a worker that is not up is asked again while somebody waits for it.
 const WAIT_POLL: Duration = Duration::from_millis(200);
 
@@ -69,6 +72,7 @@ impl Service {
             Request::AcceptBrick { session } => self.accept_brick(&session).await,
             Request::Configure { session, changes } => self.configure(&session, &changes).await,
             Request::Status { session } => Ok(Answer::Status(self.status(session.as_deref()).await?)),
+            Request::Resync { session } => self.resync(&session).await,
             Request::Wait { session, timeout_ms } => self.wait(&session, Duration::from_millis(timeout_ms)).await,
         }
     }
@@ -259,6 +263,27 @@ impl Service {
     }
 
     async fn wait(&self, name: &str, limit: Duration) -> Result<Answer, Failure> {
+        self.ask_workers(name, limit, worker::wait).await
+    }
+
+    async fn resync(&self, name: &str) -> Result<Answer, Failure> {
+        let answer = self.ask_workers(name, RESYNC_LIMIT, worker::resync).await?;
+        if matches!(answer, Answer::Waited { done: false, .. }) {
+            let text = format!("the worker of session '{name}' cannot store that both sides are to be compared");
+            let hint = format!("'geo-rep status {name}' shows how it is; ask again when it is Active");
+            return Err(Failure::new(FailureCode::Refused, text).hint(hint));
+        }
+        tracing::info!(session = name, "both sides are compared as a whole");
+        Ok(answer)
+    }
+
+    /// Asks each worker of a started session for something that takes a while; tries again while one is starting.
+    async fn ask_workers(
+        &self,
+        name: &str,
+        limit: Duration,
+        ask: impl AsyncFn(&std::path::Path, Duration) -> std::io::Result<(bool, u64)>,
+    ) -> Result<Answer, Failure> {
         let deadline = tokio::time::Instant::now() + limit;
         let (session, _) = self.tools.registry.session(name).await?;
         if session.desired != Desired::Started {
@@ -271,7 +296,7 @@ impl Service {
             let socket = self.tools.run.worker_socket(session.id, number);
             loop {
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                match worker::wait(&socket, left).await {
+                match ask(&socket, left).await {
                     Ok((is_done, is_pending)) => {
                         done &= is_done;
                         pending += is_pending;

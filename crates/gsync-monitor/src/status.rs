@@ -74,6 +74,9 @@ pub struct BrickRow {
     pub sent_bytes: u64,
     /// Files whose content was sent since the worker started.
     pub sent_files: u64,
+    /// Why both sides are being compared as a whole; empty if they are not.
+    #[serde(default)]
+    pub rescan: String,
     /// Objects of the brick, once it is recorded.
     pub objects: Option<u64>,
     /// The worker's process.
@@ -138,6 +141,7 @@ impl BrickRow {
             mark: worker.mark,
             sent_bytes: worker.sent_bytes,
             sent_files: worker.sent_files,
+            rescan: worker.rescan,
             objects: facts.recorder.map(|brick| brick.objects),
             worker_pid: facts.worker_pid,
             recorder_pid: facts.recorder_pid,

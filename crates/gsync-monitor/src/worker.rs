@@ -41,6 +41,18 @@ pub async fn wait(socket: &Path, limit: Duration) -> io::Result<(bool, u64)> {
     }
 }
 
+/// Has both sides compared as a whole; returns whether it is durable that this has to be done.
+///
+/// # Errors
+/// When the worker cannot be reached, or ends meanwhile.
+pub async fn resync(socket: &Path, limit: Duration) -> io::Result<(bool, u64)> {
+    let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    match ask(socket, &ControlRequest::Resync { timeout_ms }, limit + WAIT_MARGIN).await? {
+        ControlResponse::Waited { done, pending } => Ok((done, pending)),
+        other => Err(unexpected(&other)),
+    }
+}
+
 fn unexpected(response: &ControlResponse) -> io::Error {
     match response {
         ControlResponse::Error { message } => io::Error::other(message.clone()),

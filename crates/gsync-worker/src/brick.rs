@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use changelog::Position;
 use posix::passing::FdStream;
-use protocol::brick::{BrickHello, BrickRequest, BrickResponse, BrickWelcome, Look, MAX_ASKED, MAX_OPEN, Names};
+use protocol::brick::{
+    BrickHello, BrickRequest, BrickResponse, BrickWelcome, Listed, Look, MAX_ASKED, MAX_OPEN, Names,
+};
 use protocol::hello::{MAGIC, Versions};
 use protocol::{FrameError, Gfid, Object, Place};
 
@@ -112,6 +114,21 @@ impl Brick {
     pub async fn barrier(&self) -> Result<Position, WorkerError> {
         match self.ask(BrickRequest::Barrier, None).await? {
             (BrickResponse::Barrier(position), _) => Ok(position),
+            (other, _) => Err(self.unexpected(other)),
+        }
+    }
+
+    /// A part of the objects that are recorded, and where to go on.
+    ///
+    /// # Errors
+    /// The recorder cannot be asked.
+    pub async fn list(
+        &self,
+        after: Option<(Gfid, Place)>,
+        directories: bool,
+    ) -> Result<(Vec<Listed>, Option<(Gfid, Place)>), WorkerError> {
+        match self.ask(BrickRequest::List { after, directories }, Some(ANSWER_LIMIT)).await? {
+            (BrickResponse::Listed { names, next }, _) => Ok((names, next)),
             (other, _) => Err(self.unexpected(other)),
         }
     }

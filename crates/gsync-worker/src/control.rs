@@ -14,6 +14,11 @@ pub enum ControlRequest {
         /// Give up after this many milliseconds.
         timeout_ms: u64,
     },
+    /// Compare both sides as a whole. Answered when it is durable that this has to be done: [`ControlResponse::Waited`].
+    Resync {
+        /// Give up waiting after this many milliseconds; it is done nevertheless.
+        timeout_ms: u64,
+    },
 }
 
 /// The answers.
@@ -54,7 +59,8 @@ pub enum WorkerState {
 pub enum CrawlState {
     /// Not working.
     NotApplicable,
-    /// The recorder's crawl is running: the first copy, or catching up after an outage.
+    /// Both sides are compared as a whole, or the recorder's crawl is running: the first copy, or catching up after an
+    /// outage.
     HybridCrawl,
     /// Reading what was recorded before the worker started.
     HistoryCrawl,
@@ -89,6 +95,9 @@ pub struct WorkerStatus {
     pub sent_bytes: u64,
     /// Files whose content was sent since the start.
     pub sent_files: u64,
+    /// Why both sides are being compared as a whole; empty if they are not.
+    #[serde(default)]
+    pub rescan: String,
 }
 
 impl WorkerStatus {
@@ -107,6 +116,7 @@ impl WorkerStatus {
             error: String::new(),
             sent_bytes: 0,
             sent_files: 0,
+            rescan: String::new(),
         }
     }
 }

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use changelog::{Position, Record};
-use protocol::agent::{Batch, Item, MAX_BATCH_ITEMS, Mark, Outcome, Stored};
+use protocol::agent::{Batch, Cursor, Item, MAX_BATCH_ITEMS, Mark, Outcome, Stored};
 use protocol::{Gfid, Place};
 
 use crate::dirty::{ContentHint, Dirty, NameHint, NoHint};
 use crate::event::{Effect, Event, TransferJob, TransferState, Transferred};
 use crate::plan::{self, Arrived, Found, Origin, Round, Statements, Survey};
+use crate::rescan::{CHECKPOINT_NAMES, Rescan};
 use crate::work::{Hint, Table};
 
 /// Names looked at in one round: large enough that a round trip costs little, small enough that the next round is
@@ -76,6 +77,14 @@ pub struct Core {
     committed: Option<Stored>,
     committing: Option<Stored>,
     brick: [u8; 16],
+    /// Something was read: before, it is not known whether the mark is a position in this changelog.
+    has_read: bool,
+    /// Both sides are being compared as a whole.
+    rescan: Option<Rescan>,
+    /// Rescans of this connection.
+    rescans: u64,
+    /// After how many names a rescan's progress is stored.
+    pub rescan_checkpoint: usize,
     /// Wall clock, set by the shell with each event.
     pub wall_secs: u64,
 }
@@ -105,11 +114,38 @@ impl Core {
             floor: read_to,
             clock: VecDeque::new(),
             synced_until,
+            rescan: stored.rescan.clone().map(|rescan| Rescan::new(rescan, 0, CHECKPOINT_NAMES)),
+            has_read: false,
+            rescans: 0,
+            rescan_checkpoint: CHECKPOINT_NAMES,
             committed: Some(stored),
             committing: None,
             brick,
             wall_secs: 0,
         }
+    }
+
+    /// Begins to compare both sides as a whole, or begins again: what was compared before may have changed in a time of
+    /// which nothing is known.
+    pub fn begin_rescan(&mut self, reason: String) {
+        let stored = protocol::agent::Rescan { reason, since: self.wall_secs, cursor: Cursor::Directories(None) };
+        self.rescans += 1;
+        self.rescan = Some(Rescan::new(stored, self.rescans, self.rescan_checkpoint));
+    }
+
+    /// Why both sides are being compared as a whole, if they are.
+    pub fn rescan_reason(&self) -> Option<&str> {
+        self.rescan.as_ref().map(|rescan| rescan.stored().reason.as_str())
+    }
+
+    /// Whether the durable mark says where the changelog was that is there now, and that everything before is there.
+    pub fn is_mark_valid(&self) -> bool {
+        self.has_read && self.rescan.is_none() && !self.is_rescan_stored()
+    }
+
+    /// Whether it is stored that both sides are to be compared as a whole.
+    pub fn is_rescan_stored(&self) -> bool {
+        self.committed.as_ref().is_some_and(|stored| stored.rescan.is_some())
     }
 
     /// Takes in what the secondary has parked from former connections: each is gone, or has to be bound.
@@ -130,14 +166,24 @@ impl Core {
     pub fn settle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Records { records, next, at_tail, read_until } => {
+            Event::Records { unproven, records, next, at_tail, read_until } => {
+                if let Some(reason) = unproven {
+                    let begin = records.first().map_or(next, |(position, _)| *position);
+                    self.cross_gap(begin, reason);
+                }
                 self.read(records, next, read_until, now);
                 self.live |= at_tail;
+                self.has_read = true;
             }
             Event::Surveyed(round, survey) => self.surveyed(&round, &survey, now, &mut effects),
             Event::Transferred(files) => self.transferred(files, now),
             Event::Applied { ticket, items, gone, parked } => self.applied(ticket, &items, &gone, &parked, now),
             Event::Committed => self.committed = self.committing.take(),
+            Event::Listed { generation, page } => {
+                if let Some(rescan) = self.rescan.as_mut().filter(|rescan| rescan.generation() == generation) {
+                    rescan.take(page, &mut self.dirty, self.read_to, now);
+                }
+            }
         }
         effects
     }
@@ -159,7 +205,7 @@ impl Core {
         self.dirty.oldest().unwrap_or(self.read_to).min(self.read_to).max(self.floor)
     }
 
-    /// The mark that is durable.
+    /// The mark that is durable. While there is a rescan, it does not say that everything before is there.
     pub fn durable_mark(&self) -> Option<Position> {
         self.committed.as_ref().and_then(|s| s.mark.as_ref()).map(|m| m.position)
     }
@@ -171,7 +217,7 @@ impl Core {
 
     /// Whether nothing is under way or to be done.
     pub fn is_idle(&self) -> bool {
-        self.dirty.is_settled() && self.is_quiet()
+        self.dirty.is_settled() && self.is_quiet() && self.rescan.is_none()
     }
 
     /// Whether nothing is under way.
@@ -182,8 +228,7 @@ impl Core {
     /// Whether there is something to store.
     pub fn has_news(&self) -> bool {
         let mark = Mark { brick: self.brick, position: self.mark(), synced_until: self.synced_until };
-        self.committing.is_none()
-            && !self.committed.as_ref().is_some_and(|old| is_stored(old, &self.dirty.stored(mark)))
+        self.committing.is_none() && !self.committed.as_ref().is_some_and(|old| is_stored(old, &self.stored(mark)))
     }
 
     /// Whether the changelog that was there at the start has been read.
@@ -197,7 +242,7 @@ impl Core {
             return None;
         }
         let mark = Mark { brick: self.brick, position: self.mark(), synced_until: self.advance_clock() };
-        let stored = self.dirty.stored(mark);
+        let stored = self.stored(mark);
         if self.committed.as_ref().is_some_and(|old| is_stored(old, &stored)) {
             return None;
         }
@@ -206,7 +251,16 @@ impl Core {
         Some(Effect::Commit(stored))
     }
 
+    fn stored(&self, mark: Mark) -> Stored {
+        let rescan = self.rescan.as_ref().map(|rescan| rescan.stored().clone());
+        Stored { mark: Some(mark), pending: self.dirty.pending(), rescan }
+    }
+
     fn advance_clock(&mut self) -> u64 {
+        if self.rescan.is_some() {
+            // Something before may be missing.
+            return self.synced_until;
+        }
         let mark = self.mark();
         while let Some((position, time)) = self.clock.front() {
             if *position > mark {
@@ -216,6 +270,18 @@ impl Core {
             self.clock.pop_front();
         }
         self.synced_until
+    }
+
+    /// Something is missing in the changelog before this position: only a rescan can tell what it was.
+    fn cross_gap(&mut self, begin: Position, reason: String) {
+        self.begin_rescan(reason);
+        if begin < self.read_to {
+            // It is another changelog, or lost its end: positions in what was lost mean nothing any more.
+            self.read_to = begin;
+            self.floor = begin;
+            self.clock.clear();
+            self.dirty.rebase(begin);
+        }
     }
 
     fn read(&mut self, records: Vec<(Position, Record)>, next: Position, read_until: u64, now: Instant) {
@@ -234,6 +300,13 @@ impl Core {
     /// Starts whatever can be started.
     fn go_on(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.dirty.wake(now);
+        if let Some(rescan) = &mut self.rescan {
+            if rescan.advance(&self.dirty) {
+                self.rescan = None;
+            } else if let Some(request) = rescan.next_request(&self.dirty) {
+                effects.push(Effect::List(request));
+            }
+        }
         if !self.surveying && self.tickets.len() < MAX_BATCHES {
             let round = self.next_round();
             if round != Round::default() {
@@ -365,7 +438,10 @@ impl Core {
     /// Names that waited for the object are done if they were bound, else looked at.
     fn release(&mut self, gfid: Gfid, bound: &HashSet<Place>, now: Instant) {
         for place in self.waiting.remove(&gfid).unwrap_or_default() {
-            if bound.contains(&place) {
+            let is_all = |hint: &NameHint| hint.mentions.iter().all(|mention| *mention == gfid);
+            let others = self.dirty.names.get(&place).is_some_and(|work| !is_all(work.hint()));
+            // Other objects that had the name may be gone: only a look asks for them.
+            if bound.contains(&place) && !others {
                 self.dirty.names.finish(&place, now);
             } else {
                 self.dirty.names.amend(&place, |hint| hint.fresh = None);
@@ -528,6 +604,7 @@ fn is_stored(old: &Stored, new: &Stored) -> bool {
     before.position == after.position
         && before.brick == after.brick
         && old.pending == new.pending
+        && old.rescan == new.rescan
         && after.synced_until.saturating_sub(before.synced_until) < CLOCK_STEP_SECS
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use changelog::{EntryOp, Gfid, Position, Record};
 use protocol::Place;
-use protocol::agent::{MAX_PENDING_ITEMS, Pending, Stored, Subject};
+use protocol::agent::{MAX_PENDING_ITEMS, Pending, Subject};
 
 use crate::work::{Hint, Table};
 
@@ -212,6 +212,14 @@ impl Dirty {
         self.size() == self.pending_len()
     }
 
+    /// Nothing was asked for later than this: see [`Table::rebase`].
+    pub fn rebase(&mut self, position: Position) {
+        self.names.rebase(position);
+        self.contents.rebase(position);
+        self.attributes.rebase(position);
+        self.gone.rebase(position);
+    }
+
     /// Makes delayed work ready whose time has come.
     pub fn wake(&mut self, now: Instant) {
         self.names.wake(now);
@@ -226,10 +234,5 @@ impl Dirty {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// What a worker stores with its mark.
-    pub fn stored(&self, mark: protocol::agent::Mark) -> Stored {
-        Stored { mark: Some(mark), pending: self.pending() }
     }
 }

@@ -27,12 +27,6 @@ pub enum WorkerError {
     /// The changelog cannot be read. Retry.
     #[error("cannot read the changelog: {0}")]
     Changelog(#[from] changelog::error::Error),
-    /// The changelog does not tell everything since the mark.
-    #[error("the changelog is not complete: {reason}; docs/operations.md says what to do")]
-    Unproven {
-        /// Which part, and why.
-        reason: String,
-    },
     /// The secondary is not there or went away. Retry.
     #[error(transparent)]
     Secondary(#[from] SyncError),

@@ -5,12 +5,15 @@ use protocol::agent::{Batch, Outcome, Stored};
 use protocol::{Gfid, Object};
 
 use crate::plan::{Round, Survey};
+use crate::rescan::{Page, PageRequest};
 
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
     /// Records were read.
     Records {
+        /// Why the records before these ones may not be all that there should be; `None`: they are.
+        unproven: Option<String>,
         /// The records.
         records: Vec<(Position, Record)>,
         /// Behind the last.
@@ -37,6 +40,13 @@ pub enum Event {
     },
     /// The last [`Effect::Commit`] is durable.
     Committed,
+    /// A part of what one side has.
+    Listed {
+        /// [`PageRequest::generation`].
+        generation: u64,
+        /// It.
+        page: Page,
+    },
 }
 
 /// What to do.
@@ -50,6 +60,8 @@ pub enum Effect {
     Apply(u64, Batch),
     /// Store: [`Event::Committed`].
     Commit(Stored),
+    /// List a part of what one side has: [`Event::Listed`].
+    List(PageRequest),
 }
 
 /// One file to send.

@@ -27,6 +27,8 @@ const RECORDER_LAG_SECS: u64 = 2;
 /// Some records.
 #[derive(Debug, Default)]
 pub struct Delivery {
+    /// What may be missing before these records, and why; `None`: nothing.
+    pub unproven: Option<String>,
     /// The records.
     pub records: Vec<(Position, Record)>,
     /// Behind the last.
@@ -62,16 +64,15 @@ fn run(dir: PathBuf, from: Position, sender: &mpsc::Sender<Result<Delivery, Work
     while !sender.is_closed() {
         let before = now_secs();
         let batch = reader.read(BATCH_RECORDS)?;
-        if let Some(span) = batch.unproven.first() {
-            return Err(WorkerError::Unproven { reason: describe(span) });
-        }
-        let news = !batch.records.is_empty()
+        let unproven = batch.unproven.first().map(|span| describe(span, batch.unproven.len()));
+        let news = unproven.is_some()
+            || !batch.records.is_empty()
             || last.is_none_or(|(position, at)| position != batch.next || at.elapsed() >= REPORT);
         let at_tail = batch.at_tail;
         if news {
             last = Some((batch.next, Instant::now()));
             let read_until = if at_tail { before.saturating_sub(RECORDER_LAG_SECS) } else { batch.next.after };
-            let delivery = Delivery { records: batch.records, next: batch.next, at_tail, read_until };
+            let delivery = Delivery { unproven, records: batch.records, next: batch.next, at_tail, read_until };
             if sender.blocking_send(Ok(delivery)).is_err() {
                 break;
             }
@@ -88,10 +89,11 @@ fn run(dir: PathBuf, from: Position, sender: &mpsc::Sender<Result<Delivery, Work
     Ok(())
 }
 
-/// A span of time in words, for the operator.
-fn describe(span: &Unproven) -> String {
+/// A span of time in words, for the operator; the first of so many.
+fn describe(span: &Unproven, spans: usize) -> String {
     let to = span.to.map_or_else(|| "now".into(), |to| to.to_string());
-    format!("between {} and {to} (seconds since 1970): {:?}", span.from, span.reason)
+    let more = if spans > 1 { format!(" (and {} more spans)", spans - 1) } else { String::new() };
+    format!("the changelog is not complete between {} and {to}: {}{more}", span.from, span.reason)
 }
 
 /// Wall clock, seconds since 1970.

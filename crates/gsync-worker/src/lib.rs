@@ -6,6 +6,7 @@
 //! - [`brick`]: the questions to the brick's recorder
 //! - [`plan`]: from what was seen to what is stated to the secondary (pure)
 //! - [`transfer`]: carries contents
+//! - [`rescan`]: comparing both sides as a whole, when the changelog cannot tell what changed (pure); [`listing`] lists
 //! - [`core`]: the state machine that decides what is done next, from [`event`]s to effects (pure)
 //! - [`session`]: carries out what it decides over one connection; [`run`] connects again when that breaks
 //! - [`config`], [`control`], [`server`], [`shared`]: what a worker is told, is asked, answers and shows
@@ -20,7 +21,9 @@ pub mod dirty;
 pub mod error;
 pub mod event;
 pub mod journal;
+pub mod listing;
 pub mod plan;
+pub mod rescan;
 pub mod run;
 pub mod server;
 pub mod session;

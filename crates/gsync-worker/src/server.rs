@@ -50,6 +50,7 @@ async fn converse(stream: UnixStream, config: &WorkerConfig, shared: &Shared) ->
         let response = match serde_json::from_slice(&line) {
             Ok(ControlRequest::Status) => ControlResponse::Status(shared.status()),
             Ok(ControlRequest::Wait { timeout_ms }) => wait(config, shared, Duration::from_millis(timeout_ms)).await,
+            Ok(ControlRequest::Resync { timeout_ms }) => resync(shared, Duration::from_millis(timeout_ms)).await,
             Err(e) => ControlResponse::Error { message: format!("the request is not understood: {e}") },
         };
         let mut answer = serde_json::to_vec(&response)?;
@@ -74,6 +75,15 @@ async fn wait(config: &WorkerConfig, shared: &Shared, limit: Duration) -> Contro
         Ok(pending) => ControlResponse::Waited { done: true, pending },
         Err(_) => ControlResponse::Waited { done: false, pending: shared.subscribe().borrow().pending },
     }
+}
+
+/// Asks for a comparison of both sides, and waits until that is stored.
+async fn resync(shared: &Shared, limit: Duration) -> ControlResponse {
+    let _guard = shared.wait_guard();
+    let mut progress = shared.subscribe();
+    shared.ask_resync();
+    let stored = tokio::time::timeout(limit, progress.wait_for(|p| p.rescan)).await;
+    ControlResponse::Waited { done: matches!(stored, Ok(Ok(_))), pending: 0 }
 }
 
 /// Where the changelog ends when everything before now is in it; asks again while the recorder is away.

@@ -21,6 +21,7 @@ use crate::core::Core;
 use crate::error::WorkerError;
 use crate::event::{Effect, Event, TransferState};
 use crate::journal::{self, Delivery, now_secs};
+use crate::listing::list;
 use crate::plan::{self, Round, Survey};
 use crate::run::parse_uuid;
 use crate::shared::{Progress, Shared};
@@ -159,7 +160,7 @@ impl Session {
                 delivery = records.recv(), if self.core.wants_records() => self.read(delivery)?,
                 Some(done) = self.tasks.join_next() => self.count(done)?,
                 () = tokio::time::sleep_until(wake.into()) => None,
-                () = self.shared.hurry.notified() => None,
+                () = self.shared.hurry.notified() => { self.obey(); None }
                 _ = ping.tick() => { self.ping().await?; None }
             };
             self.core.wall_secs = now_secs();
@@ -171,15 +172,26 @@ impl Session {
         }
     }
 
+    /// Does what the operator asked for.
+    fn obey(&mut self) {
+        if self.shared.take_resync() {
+            tracing::info!("both sides are compared as a whole: the operator asked for it");
+            self.core.begin_rescan("the operator asked for it".into());
+        }
+    }
+
     fn read(&self, delivery: Option<Result<Delivery, WorkerError>>) -> Result<Option<Event>, WorkerError> {
-        let Delivery { records, next, at_tail, read_until } = match delivery {
+        let Delivery { unproven, records, next, at_tail, read_until } = match delivery {
             Some(delivery) => delivery?,
             None => {
                 let source = std::io::Error::other("the reading thread ended");
                 return Err(WorkerError::Local { doing: "reading the changelog", source });
             }
         };
-        Ok(Some(Event::Records { records, next, at_tail, read_until }))
+        if let Some(reason) = &unproven {
+            tracing::warn!(reason, "both sides are compared as a whole");
+        }
+        Ok(Some(Event::Records { unproven, records, next, at_tail, read_until }))
     }
 
     fn count(
@@ -224,6 +236,10 @@ impl Session {
                     self.tasks.spawn(async move { Ok((applied(ticket, answer).await?, 0, 0)) });
                 }
                 Effect::Commit(stored) => self.commit(stored).await?,
+                Effect::List(request) => {
+                    let (brick, control) = (self.brick.clone(), self.control.clone());
+                    self.tasks.spawn(async move { Ok((list(&brick, &control, request).await?, 0, 0)) });
+                }
             }
         }
         Ok(())
@@ -282,9 +298,15 @@ impl Session {
         let dirty = &self.core.dirty;
         let pending = dirty.pending_len() as u64;
         let durable = self.core.durable_mark();
-        self.shared.publish(Progress { durable, pending });
+        let valid = durable.filter(|_| self.core.is_mark_valid());
+        self.shared.publish(Progress { durable: valid, rescan: self.core.is_rescan_stored(), pending });
         self.shared.update(|s| {
-            s.crawl = if self.core.is_live() { CrawlState::ChangelogCrawl } else { CrawlState::HistoryCrawl };
+            s.crawl = match (self.core.rescan_reason(), self.core.is_live()) {
+                (Some(_), _) => CrawlState::HybridCrawl,
+                (None, true) => CrawlState::ChangelogCrawl,
+                (None, false) => CrawlState::HistoryCrawl,
+            };
+            s.rescan = self.core.rescan_reason().unwrap_or_default().to_owned();
             s.last_synced = self.core.synced_until();
             s.entry = (dirty.names.len() - dirty.names.pending_len()) as u64;
             s.data = (dirty.contents.len() - dirty.contents.pending_len()) as u64;

@@ -1,6 +1,6 @@
 //! What a worker shows of itself while it works.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use changelog::Position;
@@ -11,8 +11,10 @@ use crate::control::WorkerStatus;
 /// How far a worker is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
-    /// The mark that is durable on the secondary; `None` while there is no connection.
+    /// The mark that is durable on the secondary; `None` while there is no connection, or a rescan.
     pub durable: Option<Position>,
+    /// It is durable on the secondary that both sides are to be compared as a whole.
+    pub rescan: bool,
     /// Pending items.
     pub pending: u64,
 }
@@ -23,7 +25,8 @@ pub struct Shared {
     status: Mutex<WorkerStatus>,
     progress: watch::Sender<Progress>,
     waiters: AtomicUsize,
-    /// Told when somebody begins to wait: the mark should be stored soon.
+    resync: AtomicBool,
+    /// Told when somebody begins to wait (the mark should be stored soon) or asks for something.
     pub hurry: Notify,
 }
 
@@ -33,6 +36,7 @@ impl Default for Shared {
             status: Mutex::new(WorkerStatus::unknown()),
             progress: watch::Sender::new(Progress::default()),
             waiters: AtomicUsize::new(0),
+            resync: AtomicBool::new(false),
             hurry: Notify::new(),
         }
     }
@@ -62,6 +66,17 @@ impl Shared {
     /// Whether somebody waits for the mark.
     pub fn has_waiters(&self) -> bool {
         self.waiters.load(Ordering::Relaxed) > 0
+    }
+
+    /// Asks for a comparison of both sides.
+    pub fn ask_resync(&self) {
+        self.resync.store(true, Ordering::Relaxed);
+        self.hurry.notify_one();
+    }
+
+    /// Whether one was asked for; asks no more.
+    pub fn take_resync(&self) -> bool {
+        self.resync.swap(false, Ordering::Relaxed)
     }
 
     /// Counts one who waits, until the guard is dropped.

@@ -186,6 +186,20 @@ impl<K: Clone + Eq + Hash + Ord, H: Hint> Table<K, H> {
         self.delayed.first().map(|(until, ..)| *until)
     }
 
+    /// Nothing was asked for later than this: what the positions were in is not there any more.
+    pub fn rebase(&mut self, position: Position) {
+        self.positions.clear();
+        for work in self.works.values_mut() {
+            work.position = work.position.min(position);
+            if let Some((again, _)) = &mut work.again {
+                *again = position.min(*again);
+            }
+            if work.pending.is_none() {
+                *self.positions.entry(work.position).or_default() += 1;
+            }
+        }
+    }
+
     /// The oldest position that asked for something which is neither done nor pending.
     pub fn oldest(&self) -> Option<Position> {
         self.positions.first_key_value().map(|(position, _)| *position)

@@ -13,11 +13,15 @@ use fastrand::Rng;
 use gsync_worker::core::Core;
 use gsync_worker::event::{Effect, Event, TransferJob, TransferState, Transferred};
 use gsync_worker::plan::{self, Survey};
+use gsync_worker::rescan::{Page, PageRequest};
 use model::{Primary, Secondary};
-use protocol::agent::Item;
+use protocol::agent::{Cursor, Item};
 
 const BRICK: [u8; 16] = [7; 16];
 const LIMITS: (usize, usize) = (3, 4);
+
+/// Names after which a rescan's cursor moves.
+const CHECKPOINT: usize = 8;
 
 /// One run: both sides and everything under way between them.
 struct Run {
@@ -34,6 +38,12 @@ struct Run {
     sent: VecDeque<Effect>,
     failure_rate: f64,
     refuse_content: bool,
+    /// The changelog loses spans, and now and then all of it.
+    loses: bool,
+    /// Behind here the changelog was replaced, and it is not stored yet that this has to be mended.
+    cut: Option<usize>,
+    /// The position is behind that.
+    unknown: bool,
 }
 
 impl Run {
@@ -51,7 +61,16 @@ impl Run {
             sent: VecDeque::new(),
             failure_rate: 0.1,
             refuse_content: false,
+            loses: false,
+            cut: None,
+            unknown: false,
         }
+        .with_checkpoint()
+    }
+
+    fn with_checkpoint(mut self) -> Run {
+        self.core.rescan_checkpoint = CHECKPOINT;
+        self
     }
 
     fn now(&self) -> Instant {
@@ -70,6 +89,10 @@ impl Run {
                     let objects = round.attributes.iter().map(|gfid| self.primary.object(*gfid)).collect();
                     self.events.push(Event::Surveyed(round, Survey { looks, lives, objects }));
                 }
+                Effect::List(request) => {
+                    let event = self.list(request);
+                    self.events.push(event);
+                }
                 Effect::Transfer(jobs) => {
                     let files = jobs.into_iter().map(|job| self.transfer(job)).collect();
                     self.events.push(Event::Transferred(files));
@@ -77,6 +100,22 @@ impl Run {
                 other => self.sent.push_back(other),
             }
         }
+    }
+
+    /// A page of a few names: of a crash or a change there is always one in the middle.
+    fn list(&mut self, PageRequest { generation, cursor }: PageRequest) -> Event {
+        let most = self.rng.usize(1..6);
+        let page = match cursor {
+            Cursor::Directories(after) => self.primary.list(after.as_ref(), true, most),
+            Cursor::Others(after) => self.primary.list(after.as_ref(), false, most),
+            Cursor::Secondary(after) => {
+                let names = self.secondary.list(after.as_ref(), most);
+                self.change_sometimes();
+                let known = |(gfid, place)| (gfid, place, self.primary.names(gfid));
+                Page::Secondary(names.into_iter().map(known).collect())
+            }
+        };
+        Event::Listed { generation, page }
     }
 
     fn transfer(&mut self, job: TransferJob) -> Transferred {
@@ -106,7 +145,10 @@ impl Run {
     }
 
     fn deliver_records(&mut self) {
-        let count = self.rng.usize(1..40).min(self.primary.journal.len() - self.read);
+        let lost = self.primary.lost(self.read);
+        self.read += lost;
+        let unproven = (lost > 0 || std::mem::take(&mut self.unknown)).then(|| "planted".to_owned());
+        let count = self.rng.usize(1..40).min(self.primary.until_lost(self.read));
         let records: Vec<(Position, Record)> = self.primary.journal[self.read..self.read + count].to_vec();
         if std::env::var_os("GSYNC_TRACE").is_some() {
             records.iter().for_each(|r| println!("read {r:?}"));
@@ -114,7 +156,7 @@ impl Run {
         self.read += count;
         let at_tail = self.read == self.primary.journal.len();
         let next = self.primary.position(self.read);
-        let event = Event::Records { records, next, at_tail, read_until: 0 };
+        let event = Event::Records { unproven, records, next, at_tail, read_until: 0 };
         let effects = self.core.apply(event, self.now());
         self.perform(effects);
     }
@@ -133,6 +175,10 @@ impl Run {
                 self.events.push(Event::Applied { ticket, items, gone, parked });
             }
             Some(Effect::Commit(stored)) => {
+                let mark = stored.mark.as_ref().map_or(0, |mark| self.primary.index_of(mark.position));
+                if stored.rescan.is_some() && self.cut.is_some_and(|cut| mark <= cut) {
+                    self.cut = None;
+                }
                 self.secondary.commit(stored);
                 self.events.push(Event::Committed);
             }
@@ -164,8 +210,13 @@ impl Run {
         }
         self.secondary.stage.clear();
         self.core = Core::new(BRICK, self.secondary.stored.clone(), LIMITS, self.now());
+        self.core.rescan_checkpoint = CHECKPOINT;
         self.core.restore_parked(&self.secondary.parked(), self.now());
         self.read = self.primary.index_of(self.core.mark());
+        if let Some(cut) = self.cut.filter(|cut| *cut < self.read) {
+            self.read = cut;
+            self.unknown = true;
+        }
         let effects = self.core.tick(self.now());
         self.perform(effects);
     }
@@ -184,7 +235,15 @@ impl Run {
                 let effects = self.core.tick(self.now());
                 self.perform(effects);
             }
-            99 if self.failure_rate > 0.0 && self.rng.u32(0..4) == 0 => self.crash(),
+            99 if self.failure_rate > 0.0 && self.rng.u32(0..4) == 0 => {
+                if self.loses {
+                    let cut = self.primary.lose(&mut self.rng);
+                    self.cut = cut.map_or(self.cut, |cut| Some(self.cut.map_or(cut, |old| old.min(cut))));
+                }
+                self.crash();
+            }
+            // The operator.
+            99 if self.failure_rate > 0.0 && self.loses => self.core.begin_rescan("asked for".into()),
             _ => {}
         }
     }
@@ -197,8 +256,11 @@ impl Run {
             let read_all = self.read == self.primary.journal.len();
             let nothing_under_way = self.core.is_idle() && self.sent.is_empty() && self.events.is_empty();
             let done = read_all && nothing_under_way && self.core.dirty.pending_len() == 0;
-            if done && self.core.commit().is_none() {
-                return;
+            if done {
+                match self.core.commit() {
+                    Some(effect) => self.perform(vec![effect]),
+                    None => return,
+                }
             }
             if self.core.is_idle() {
                 self.elapsed += Duration::from_secs(1);
@@ -221,12 +283,24 @@ fn describe(item: &Item) -> String {
 
 #[test]
 fn the_secondary_becomes_equal() {
+    many_runs(false);
+}
+
+/// Parts of the changelog are lost, also such that were read and applied in part: names, contents, attributes and
+/// removals that nobody tells of any more have to be found.
+#[test]
+fn the_secondary_becomes_equal_although_the_changelog_loses_spans() {
+    many_runs(true);
+}
+
+fn many_runs(loses: bool) {
     let one = std::env::var("GSYNC_SEED").ok().and_then(|s| s.parse::<u64>().ok());
     let runs = std::env::var("GSYNC_RUNS").ok().and_then(|s| s.parse().ok()).unwrap_or(300);
     let first = one.unwrap_or_else(|| fastrand::u64(..1 << 40));
     println!("GSYNC_SEED={first}");
     for seed in first..first + if one.is_some() { 1 } else { runs } {
         let mut run = Run::new(seed);
+        run.loses = loses;
         let steps = run.rng.usize(50..1500);
         for _ in 0..steps {
             run.step();
@@ -235,6 +309,7 @@ fn the_secondary_becomes_equal() {
         let (want, have) = (run.primary.tree(), run.secondary.tree());
         assert_eq!(want, have, "GSYNC_SEED={seed}: left the primary, right the secondary");
         assert_eq!(run.core.mark(), run.primary.position(run.primary.journal.len()), "GSYNC_SEED={seed}");
+        assert!(run.secondary.stored.rescan.is_none(), "GSYNC_SEED={seed}: the rescan does not end");
         assert!(run.secondary.parked().is_empty(), "GSYNC_SEED={seed}: {:?} stay parked", run.secondary.parked());
     }
 }

@@ -18,6 +18,9 @@ pub const MAX_BATCH_ITEMS: usize = 4096;
 /// The most pending items that an agent keeps for one replica set; beyond, the mark has to wait.
 pub const MAX_PENDING_ITEMS: usize = 10_000;
 
+/// The most names in one [`Response::Listed`].
+pub const MAX_LISTED: usize = 4096;
+
 /// The most parked objects that are named in a [`Welcome`].
 pub const MAX_PARKED: usize = 100_000;
 
@@ -72,6 +75,30 @@ pub struct Stored {
     pub mark: Option<Mark>,
     /// What is behind the mark and not applied.
     pub pending: Vec<Pending>,
+    /// What the mark says nothing about: both sides are being compared as a whole.
+    pub rescan: Option<Rescan>,
+}
+
+/// A comparison of both sides that is not complete: whatever it has not come to may differ, also behind the mark.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rescan {
+    /// Why it is made, for the operator.
+    pub reason: String,
+    /// Wall clock of the primary when it was found to be needed, seconds since 1970.
+    pub since: u64,
+    /// How far it is.
+    pub cursor: Cursor,
+}
+
+/// How far a rescan is. Everything before is on the secondary, or pending.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Cursor {
+    /// In the directories that the primary has, behind this name.
+    Directories(Option<(Gfid, Place)>),
+    /// In everything else that the primary has, behind this name.
+    Others(Option<(Gfid, Place)>),
+    /// In the names that the secondary has, behind this one.
+    Secondary(Option<(Gfid, Place)>),
 }
 
 /// Position in a brick's changelog before which everything is durably on the secondary, except what is pending.
@@ -147,6 +174,8 @@ pub enum Request {
     Commit(Stored),
     /// Nothing; keeps the connection alive and proves that it is. Answer: [`Response::Pong`].
     Ping,
+    /// Which objects are there, under which names, behind this one? Answer: [`Response::Listed`].
+    List(Option<(Gfid, Place)>),
 }
 
 /// A set of statements about the primary.
@@ -264,4 +293,6 @@ pub enum Response {
     },
     /// This connection is over: a newer ACTIVE has registered, or the request was not allowed.
     Refused(Refusal),
+    /// Names in the order of their objects, at most [`MAX_LISTED`]; none: that was all.
+    Listed(Vec<(Gfid, Place)>),
 }

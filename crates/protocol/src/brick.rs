@@ -8,7 +8,7 @@ use changelog::{Gfid, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::hello::Versions;
-use crate::{Object, Place};
+use crate::{Kind, Object, Place};
 
 /// The most names or objects in one request; of [`BrickRequest::Open`]: [`MAX_OPEN`].
 pub const MAX_ASKED: usize = 4096;
@@ -19,6 +19,9 @@ pub const MAX_OPEN: usize = 128;
 /// Made by the monitor in the state directory of a brick when the operator says that the brick is right as it is now,
 /// although it is another one or empty. The recorder uses it up, and heeds it for ten minutes.
 pub const ACCEPT_FILE: &str = "accept-brick";
+
+/// The most names that one [`BrickRequest::List`] goes through.
+pub const MAX_LISTED: usize = 4096;
 
 /// The first frame of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -65,6 +68,14 @@ pub enum BrickRequest {
     /// Write down everything that was changed before this request; where does the changelog end then?
     /// Answer: [`BrickResponse::Barrier`].
     Barrier,
+    /// Which objects are recorded, under which names? Answer: [`BrickResponse::Listed`], in the order of the objects: one
+    /// that is there all the time from the first page to the last is on one of them, whatever it is called meanwhile.
+    List {
+        /// Behind this name of this object; `None`: from the first.
+        after: Option<(Gfid, Place)>,
+        /// Directories, or all others.
+        directories: bool,
+    },
 }
 
 /// The recorder's answers.
@@ -82,6 +93,24 @@ pub enum BrickResponse {
     Barrier(Position),
     /// The request could not be answered at all.
     Failed(String),
+    /// A part of the names, at most [`MAX_LISTED`] (there may be none although more follow).
+    Listed {
+        /// The names.
+        names: Vec<Listed>,
+        /// Where to go on; `None`: that was all.
+        next: Option<(Gfid, Place)>,
+    },
+}
+
+/// One recorded name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Listed {
+    /// The object.
+    pub gfid: Gfid,
+    /// The name.
+    pub place: Place,
+    /// Its type.
+    pub kind: Kind,
 }
 
 /// What is at a name.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use changelog::Gfid;
 use posix::{Kind, Object};
 use protocol::Place;
-use protocol::brick::{Look, Names};
+use protocol::brick::{BrickResponse, Listed, Look, MAX_LISTED, Names};
 use rustix::fs::OFlags;
 
 use crate::disk::{DirCache, Disk};
@@ -114,6 +114,23 @@ impl<'a> Answers<'a> {
         };
         let object = Object::read(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))?;
         Ok(Names::Alive(object, verified))
+    }
+
+    /// A part of the recorded objects with their names: directories, or all others.
+    pub fn list(&self, after: Option<(Gfid, Place)>, directories: bool) -> Result<BrickResponse> {
+        let after = after.map(|(gfid, place)| (gfid, Slot::new(place.parent, &place.name)));
+        let found = self.view.all_names(after.as_ref().map(|(gfid, slot)| (*gfid, slot)), MAX_LISTED)?;
+        let place = |slot: &Slot| Place { parent: slot.parent, name: slot.name.to_vec() };
+        let next = found.last().filter(|_| found.len() == MAX_LISTED).map(|(gfid, slot)| (*gfid, place(slot)));
+        let mut names = Vec::new();
+        // One in the parking directory has no name at the moment, but everything else about it counts.
+        for (gfid, slot) in &found {
+            let Some(row) = self.view.object(*gfid)? else { continue };
+            if row.is_dir() == directories {
+                names.push(Listed { gfid: *gfid, place: place(slot), kind: row.kind });
+            }
+        }
+        Ok(BrickResponse::Listed { names, next })
     }
 
     /// Opens a regular file for reading; the error is an `errno`, `ENOENT` where it is gone.

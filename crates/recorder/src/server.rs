@@ -205,6 +205,7 @@ fn ask(attached: &Attached, request: BrickRequest) -> Result<(BrickResponse, Vec
             }
             BrickResponse::Opened(errors)
         }
+        BrickRequest::List { after, directories } => answers.list(after, directories)?,
         _ => return Ok(failed(format!("more than {MAX_ASKED} questions, or {MAX_OPEN} files, at once"))),
     };
     Ok((response, fds))

@@ -1,10 +1,11 @@
 //! A tree in memory that writes a changelog.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use changelog::{Birth, EntryName, EntryOp, Fop, Gfid, Position, Record};
 use fastrand::Rng;
-use protocol::brick::{Look, Names};
+use gsync_worker::rescan::Page;
+use protocol::brick::{Listed, Look, Names};
 use protocol::{Kind, Object, Place};
 
 use super::{Tree, object};
@@ -21,6 +22,8 @@ pub struct Primary {
     nodes: BTreeMap<Gfid, Node>,
     entries: BTreeMap<Place, Gfid>,
     pub journal: Vec<(Position, Record)>,
+    /// Records that cannot be read any more.
+    lost: BTreeSet<usize>,
     next: u64,
 }
 
@@ -33,6 +36,7 @@ impl Primary {
             nodes: BTreeMap::from([(Gfid::ROOT, root)]),
             entries: BTreeMap::new(),
             journal: Vec::new(),
+            lost: BTreeSet::new(),
             next: 100,
         }
     }
@@ -44,6 +48,48 @@ impl Primary {
 
     pub fn index_of(&self, position: Position) -> usize {
         if position == Position::START { 0 } else { (position.offset - 51) as usize }
+    }
+
+    /// A span of the changelog cannot be read any more, as if its slices were removed.
+    ///
+    /// Or it lost its end, and goes on from there: returns where that is.
+    pub fn lose(&mut self, rng: &mut Rng) -> Option<usize> {
+        let end = self.journal.len();
+        if rng.u32(0..8) == 0 {
+            let cut = rng.usize(..=end);
+            self.journal.truncate(cut);
+            self.lost.split_off(&cut);
+            // The recorder, whose index knows better, says so.
+            self.write(Record::Meta(Gfid::ROOT, Fop(38)));
+            self.lost.insert(cut);
+            return Some(cut);
+        }
+        let begin = rng.usize(..=end);
+        self.lost.extend(begin..rng.usize(begin..=end));
+        None
+    }
+
+    /// How many records from this one on are lost.
+    pub fn lost(&self, index: usize) -> usize {
+        (index..).take_while(|index| self.lost.contains(index)).count()
+    }
+
+    /// How many records from this one on can be read.
+    pub fn until_lost(&self, index: usize) -> usize {
+        self.lost.range(index..).next().copied().unwrap_or(self.journal.len()) - index
+    }
+
+    /// As the recorder lists its index: in the order of the objects.
+    pub fn list(&self, after: Option<&(Gfid, Place)>, directories: bool, most: usize) -> Page {
+        let mut names: Vec<_> = self.entries.iter().map(|(place, gfid)| (*gfid, place.clone())).collect();
+        names.sort();
+        names.retain(|name| after.is_none_or(|after| name > after));
+        names.truncate(most);
+        let next = names.last().filter(|_| names.len() == most).cloned();
+        let listed = |(gfid, place): (Gfid, Place)| Listed { gfid, place, kind: self.nodes[&gfid].kind };
+        let mut names: Vec<Listed> = names.into_iter().map(listed).collect();
+        names.retain(|name| (name.kind == Kind::Directory) == directories);
+        Page::Primary(names, next)
     }
 
     fn write(&mut self, record: Record) {

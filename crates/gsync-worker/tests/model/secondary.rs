@@ -45,7 +45,8 @@ impl Secondary {
 
     pub fn commit(&mut self, stored: Stored) {
         let before = self.stored.mark.as_ref().map(|m| m.position);
-        assert!(before <= stored.mark.as_ref().map(|m| m.position), "the mark went back");
+        let is_rescan = stored.rescan.is_some();
+        assert!(is_rescan || before <= stored.mark.as_ref().map(|m| m.position), "the mark went back");
         self.durable = self.now.clone();
         self.stored = stored;
     }
@@ -77,6 +78,13 @@ impl Secondary {
         }
         let parked = self.now.parked.difference(&before).copied().collect();
         (outcomes, gone, parked)
+    }
+
+    /// As the agent lists its index: in the order of the objects.
+    pub fn list(&self, after: Option<&(Gfid, Place)>, most: usize) -> Vec<(Gfid, Place)> {
+        let mut names: Vec<_> = self.now.entries.iter().map(|(place, gfid)| (*gfid, place.clone())).collect();
+        names.sort();
+        names.into_iter().filter(|name| after.is_none_or(|after| name > after)).take(most).collect()
     }
 
     pub fn tree(&self) -> Tree {
@@ -122,6 +130,7 @@ impl State {
                 }
                 Outcome::Done
             }
+            Item::Attributes { gfid: Gfid::ROOT, .. } => Outcome::Done,
             Item::Attributes { gfid, object } => match self.objects.get_mut(gfid) {
                 Some(known) => {
                     known.mode = object.mode;

@@ -6,7 +6,7 @@ use changelog::{Gfid, Position};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 
 use super::row::gfid_from;
-use super::{ENTRIES, LOST, META, NAMES, OBJECTS, Row, TODO, entry_key};
+use super::{ENTRIES, LOST, META, NAMES, OBJECTS, Row, TODO, entry_key, name_key};
 use crate::error::Result;
 use crate::slot::Slot;
 
@@ -84,6 +84,20 @@ impl View {
             let (key, gfid) = item?;
             let Some(name) = key.value().strip_prefix(&dir.0) else { break };
             found.push((Slot::new(dir, name), gfid_from(gfid.value())?));
+        }
+        Ok(found)
+    }
+
+    /// The first `max` names of all objects, in their order, behind `after`.
+    pub fn all_names(&self, after: Option<(Gfid, &Slot)>, max: usize) -> Result<Vec<(Gfid, Slot)>> {
+        let begin = after.map(|(gfid, slot)| name_key(gfid, slot));
+        let begin = begin.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Vec::new();
+        for item in self.names.range::<&[u8]>((begin, Bound::Unbounded))?.take(max) {
+            let (key, _) = item?;
+            let Some((gfid, rest)) = key.value().split_at_checked(16) else { continue };
+            let Some((parent, name)) = rest.split_at_checked(16) else { continue };
+            found.push((gfid_from(gfid)?, Slot::new(gfid_from(parent)?, name)));
         }
         Ok(found)
     }
