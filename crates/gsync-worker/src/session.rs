@@ -33,7 +33,8 @@ const COMMIT_PERIOD: Duration = Duration::from_secs(1);
 /// How soon the mark is stored when there is nothing else to do.
 const COMMIT_IDLE: Duration = Duration::from_millis(200);
 
-/// A store that takes long is given this many times its own length before the next.
+/// Under load, a store that takes long is given this many times its own length before the next. Without load the next
+/// one costs nobody anything but the disk, and follows after once its length; at once when somebody waits for it.
 const COMMIT_SHARE: u32 = 4;
 
 /// How often the agent is asked whether it is there while nothing else is.
@@ -266,12 +267,14 @@ impl Session {
     }
 
     fn commit_due(&self) -> Instant {
-        let pause = match (self.shared.has_waiters(), self.core.is_idle()) {
-            (true, true) => Duration::ZERO,
-            (true, false) | (false, true) => COMMIT_IDLE,
-            (false, false) => COMMIT_PERIOD,
-        };
-        self.last_commit + pause.max(self.commit_took * COMMIT_SHARE)
+        let took = self.commit_took;
+        self.last_commit
+            + match (self.shared.has_waiters(), self.core.is_idle()) {
+                (true, true) => Duration::ZERO,
+                (false, true) => COMMIT_IDLE.max(took),
+                (true, false) => COMMIT_IDLE.max(took * COMMIT_SHARE),
+                (false, false) => COMMIT_PERIOD.max(took * COMMIT_SHARE),
+            }
     }
 
     async fn commit_if_due(&mut self) -> Result<(), WorkerError> {
