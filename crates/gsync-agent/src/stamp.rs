@@ -2,9 +2,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use posix::fd_path;
+use posix::xattrs;
 use protocol::Gfid;
-use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 /// Name of the xattr, the same as GlusterFS uses. `trusted.*` is for root only.
@@ -27,8 +26,7 @@ pub enum At {
 /// What the system says; nothing there and no stamp are answers, not errors.
 pub fn at(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<At> {
     let mut value = [0u8; 16];
-    // The kernel jumps to the directory itself; the last component is not followed when it is a link.
-    match rustix::fs::lgetxattr(entry_path(dir, name), XATTR, &mut value) {
+    match xattrs::get_at(dir, name, XATTR, &mut value) {
         Ok(16) => Ok(At::Known(Gfid(value))),
         Ok(_) | Err(Errno::NODATA | Errno::RANGE) => Ok(At::Unknown),
         Err(Errno::NOENT) => Ok(At::Absent),
@@ -42,7 +40,7 @@ pub fn at(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<At> {
 /// What the system says.
 pub fn of(fd: BorrowedFd<'_>) -> rustix::io::Result<Option<Gfid>> {
     let mut value = [0u8; 16];
-    match rustix::fs::getxattr(fd_path(fd), XATTR, &mut value) {
+    match xattrs::get(fd, XATTR, &mut value) {
         Ok(16) => Ok(Some(Gfid(value))),
         Ok(_) | Err(Errno::NODATA | Errno::RANGE) => Ok(None),
         Err(e) => Err(e),
@@ -54,7 +52,7 @@ pub fn of(fd: BorrowedFd<'_>) -> rustix::io::Result<Option<Gfid>> {
 /// # Errors
 /// What the system says.
 pub fn set(fd: BorrowedFd<'_>, gfid: Gfid) -> rustix::io::Result<()> {
-    rustix::fs::setxattr(fd_path(fd), XATTR, &gfid.0, XattrFlags::empty())
+    xattrs::set(fd, XATTR, &gfid.0)
 }
 
 /// Takes the stamp off the object at `name` of the directory `dir`.

@@ -75,7 +75,7 @@ async fn skip_current(
     let mut items = Vec::new();
     let mut asked: Vec<(Gfid, Object)> = Vec::new();
     for (job, fd) in &files {
-        let Ok(object) = Object::read(fd.as_fd()) else { continue };
+        let Ok(object) = Object::read_stat(fd.as_fd()) else { continue };
         if !job.hard || is_settled(&object) {
             items.push(Item::Have { gfid: job.gfid, version: Version::of(&object) });
             asked.push((job.gfid, object));

@@ -5,12 +5,14 @@
 //! - [`beneath`]: opening below a directory without ever leaving it
 //! - [`passing`]: descriptors sent through Unix sockets
 //! - [`writers`]: whether somebody has a file open for writing right now
+//! - [`xattrs`]: extended attributes without a path
 
 pub mod beneath;
 pub mod object;
 pub mod passing;
 mod sys;
 pub mod writers;
+pub mod xattrs;
 
 pub use object::{Kind, Object, Time, Xattr};
 

@@ -1,15 +1,15 @@
 //! What an object is besides its content: type, mode, owner, times, xattrs, link target, device number.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::fd_path;
+use crate::xattrs::{self, as_os_str};
 
 /// Xattrs that belong to the machine they are on, or to us, and are never replicated.
 const PRIVATE_XATTRS: [&[u8]; 6] =
@@ -123,12 +123,19 @@ impl Object {
     /// # Errors
     /// What the system says; an xattr that vanishes in between is left out.
     pub fn read(fd: BorrowedFd<'_>) -> io::Result<Object> {
-        let mut object = Object::read_stat(fd)?;
-        if object.kind == Kind::Symlink {
-            object.target = rustix::fs::readlinkat(fd, c"", Vec::new())?.into_bytes();
+        Object::read_stat(fd)?.complete(fd)
+    }
+
+    /// Adds what stat(2) does not tell, target and xattrs, to what it told of the same object.
+    ///
+    /// # Errors
+    /// As [`Object::read`].
+    pub fn complete(mut self, fd: BorrowedFd<'_>) -> io::Result<Object> {
+        if self.kind == Kind::Symlink {
+            self.target = rustix::fs::readlinkat(fd, c"", Vec::new())?.into_bytes();
         }
-        object.xattrs = read_xattrs(fd)?;
-        Ok(object)
+        self.xattrs = read_xattrs(fd)?;
+        Ok(self)
     }
 
     /// Reads what stat(2) tells; xattrs and target stay empty.
@@ -163,41 +170,44 @@ impl Object {
 
     /// Gives an existing object owner, xattrs, mode and mtime of `self`, in the order in which none undoes another
     /// (chown clears setuid and capabilities, an ACL changes the mode bits). Xattrs that `self` does not have are
-    /// removed. `fd` may be `O_PATH`.
+    /// removed. What is as it should be is not set again: each call writes to the file system's journal. `fd` may be
+    /// `O_PATH`.
     ///
     /// # Errors
     /// The first call that fails; applying again is harmless.
     pub fn apply(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let now = Object::read_stat(fd)?;
-        if now.uid != self.uid || now.gid != self.gid {
+        let other_owner = now.uid != self.uid || now.gid != self.gid;
+        if other_owner {
             let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
             rustix::fs::chownat(fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
         }
-        self.apply_xattrs(fd)?;
-        if self.kind != Kind::Symlink {
+        let other_xattrs = self.apply_xattrs(fd)?;
+        if self.kind != Kind::Symlink && (other_owner || other_xattrs || now.mode != self.mode) {
             // chmod, not fchmod: the descriptor may be O_PATH.
             rustix::fs::chmodat(CWD, fd_path(fd), Mode::from_raw_mode(self.mode), AtFlags::empty())?;
         }
-        set_mtime(fd, self.mtime)
+        if now.mtime != self.mtime { set_mtime(fd, self.mtime) } else { Ok(()) }
     }
 
-    fn apply_xattrs(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    /// Returns whether anything had to be done.
+    fn apply_xattrs(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
         let present = read_xattrs(fd)?;
         let path = fd_path(fd);
+        let mut changed = false;
         for old in &present {
             if self.xattrs.binary_search_by(|x| x.name.cmp(&old.name)).is_err() {
-                xattr::remove_deref(&path, OsStr::from_bytes(&old.name))?;
+                xattr::remove_deref(&path, as_os_str(&old.name))?;
+                changed = true;
             }
         }
         for new in &self.xattrs {
-            if !is_replicated_xattr(&new.name) {
-                continue;
-            }
-            if present.binary_search(new).is_err() {
-                xattr::set_deref(&path, OsStr::from_bytes(&new.name), &new.value)?;
+            if is_replicated_xattr(&new.name) && present.binary_search(new).is_err() {
+                xattr::set_deref(&path, as_os_str(&new.name), &new.value)?;
+                changed = true;
             }
         }
-        Ok(())
+        Ok(changed)
     }
 }
 
@@ -218,25 +228,18 @@ pub fn set_mtime(fd: BorrowedFd<'_>, mtime: Time) -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub fn read_xattrs(fd: BorrowedFd<'_>) -> io::Result<Vec<Xattr>> {
-    let path = fd_path(fd);
-    let names = match xattr::list_deref(&path) {
-        Ok(names) => names,
-        Err(e) if is_unsupported(&e) => return Ok(Vec::new()),
-        Err(e) => return Err(e),
+    let names = match xattrs::short_list(fd) {
+        Ok(Some(names)) => names,
+        Ok(None) => xattr::list_deref(fd_path(fd))?.map(OsStringExt::into_vec).collect(),
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
     };
-    let mut xattrs = Vec::new();
-    for name in names {
-        if !is_replicated_xattr(name.as_bytes()) {
-            continue;
-        }
-        if let Some(value) = xattr::get_deref(&path, &name)? {
-            xattrs.push(Xattr { name: name.into_vec(), value });
+    let mut found = Vec::new();
+    for name in names.into_iter().filter(|name| is_replicated_xattr(name)) {
+        if let Some(value) = xattr::get_deref(fd_path(fd), as_os_str(&name))? {
+            found.push(Xattr { name, value });
         }
     }
-    xattrs.sort();
-    Ok(xattrs)
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error())
+    found.sort();
+    Ok(found)
 }

@@ -9,7 +9,7 @@ use protocol::Place;
 use protocol::brick::{BrickResponse, Listed, Look, MAX_LISTED, Names};
 use rustix::fs::OFlags;
 
-use crate::disk::{DirCache, Disk};
+use crate::disk::{DirCache, Disk, Seen};
 use crate::error::{Error, Result};
 use crate::gone::is_gone;
 use crate::index::{Row, View};
@@ -40,7 +40,7 @@ impl<'a> Answers<'a> {
             return Ok(Look::Failed(libc::EINVAL));
         }
         let slot = Slot::new(place.parent, &place.name);
-        let (fd, gfid) = match self.look_at_name(&slot)? {
+        let (fd, Seen { gfid, object, .. }) = match self.look_at_name(&slot)? {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(Look::Absent),
             Err(error) => return Ok(Look::Failed(errno(&error))),
@@ -49,13 +49,13 @@ impl<'a> Answers<'a> {
         if self.view.entry(&slot)? != Some(gfid) {
             return Ok(Look::Unrecorded);
         }
-        Ok(match Object::read(fd.as_fd()) {
+        Ok(match object.complete(fd.as_fd()) {
             Ok(object) => Look::Present(gfid, object),
             Err(error) => Look::Failed(errno(&error)),
         })
     }
 
-    fn look_at_name(&mut self, slot: &Slot) -> Result<io::Result<Option<(OwnedFd, Gfid)>>> {
+    fn look_at_name(&mut self, slot: &Slot) -> Result<io::Result<Option<(OwnedFd, Seen)>>> {
         let parent = self.view.object(slot.parent)?.filter(Row::is_dir);
         let Some(dir) = parent.and_then(|row| row.handle) else { return Ok(Ok(None)) };
         let found = self.dirs.look(self.disk, slot, &dir);
@@ -65,21 +65,25 @@ impl<'a> Answers<'a> {
         {
             return Ok(Err(io::Error::from_raw_os_error(libc::EIO)));
         }
-        Ok(found.map(|found| found.map(|(fd, seen)| (fd, seen.gfid))))
+        Ok(found)
     }
 
     /// What does an object look like? `None`: gone, or it alone cannot be read.
     pub fn stat(&mut self, gfid: Gfid) -> Result<Option<Object>> {
-        match self.open_path(gfid)? {
-            Some(fd) => Ok(Some(Object::read(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))?)),
+        match self.look_at(gfid)? {
+            Some((fd, seen)) => self.complete(&fd, seen).map(Some),
             None => self.disk.check_presence().map(|()| None),
         }
     }
 
-    fn open_path(&self, gfid: Gfid) -> Result<Option<OwnedFd>> {
+    fn look_at(&self, gfid: Gfid) -> Result<Option<(OwnedFd, Seen)>> {
         let Some(handle) = self.view.object(gfid)?.and_then(|row| row.handle) else { return Ok(None) };
-        let looked = self.disk.look_at(&handle).map_err(Error::io("look into", self.disk.path()))?;
-        Ok(looked.map(|(fd, _)| fd))
+        self.disk.look_at(&handle).map_err(Error::io("look into", self.disk.path()))
+    }
+
+    /// All attributes of an object that was just looked at.
+    fn complete(&self, fd: &OwnedFd, seen: Seen) -> Result<Object> {
+        seen.object.complete(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))
     }
 
     /// Under which names does an object live?
@@ -89,22 +93,22 @@ impl<'a> Answers<'a> {
         let mut object = None;
         for slot in self.view.names(gfid, NAMES_MAX)? {
             let looked = self.look_at_name(&slot)?.map_err(Error::io("look into", self.disk.path()))?;
-            if let Some((fd, found)) = looked
-                && found == gfid
+            if let Some((fd, seen)) = looked
+                && seen.gfid == gfid
             {
-                object = Some(fd);
+                object = Some((fd, seen));
                 verified.push(Place { parent: slot.parent, name: slot.name.into_vec() });
             }
         }
-        let fd = match object {
-            Some(fd) => fd,
+        let (fd, seen) = match object {
+            Some(found) => found,
             None => {
                 if row.handle.is_none() {
                     // Told by the changelog only, and not where that says: the crawl will find out.
                     return Ok(Names::Unrecorded);
                 }
-                match self.open_path(gfid)? {
-                    Some(fd) => fd,
+                match self.look_at(gfid)? {
+                    Some(found) => found,
                     None if is_gone(&self.view, self.disk, &mut self.dirs, gfid)? => {
                         return self.disk.check_presence().map(|()| Names::Gone);
                     }
@@ -112,8 +116,7 @@ impl<'a> Answers<'a> {
                 }
             }
         };
-        let object = Object::read(fd.as_fd()).map_err(Error::io("read attributes in", self.disk.path()))?;
-        Ok(Names::Alive(object, verified))
+        Ok(Names::Alive(self.complete(&fd, seen)?, verified))
     }
 
     /// A part of the recorded objects with their names: directories, or all others.

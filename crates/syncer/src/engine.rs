@@ -24,7 +24,7 @@ pub struct Sent {
 pub enum SentState {
     /// In the stage, with the content that belongs to these attributes.
     Staged {
-        /// The file as it was when its content was read.
+        /// The file as it was when its content was read, without xattrs.
         object: Object,
         /// The engine vouches that it arrived to its end, where the secondary cannot tell by itself.
         whole: bool,

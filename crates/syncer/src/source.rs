@@ -20,7 +20,7 @@ pub struct Source {
 /// A file as it was before it was read.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Its attributes.
+    /// Its attributes, without xattrs: those are read again when the content is stated.
     pub object: Object,
     /// Whether nobody had it open for writing.
     quiet: bool,
@@ -36,7 +36,7 @@ impl Source {
         if !quiet && !self.accept_unstable {
             return Ok(None);
         }
-        Ok(Some(Snapshot { object: Object::read(self.fd.as_fd())?, quiet }))
+        Ok(Some(Snapshot { object: Object::read_stat(self.fd.as_fd())?, quiet }))
     }
 
     /// Whether what was read between [`begin`](Source::begin) and now is one state of the file that was not being
