@@ -1,16 +1,16 @@
 //! Content on its way: one directory `stage/<token>/` for each control connection.
 //!
-//! `<gfid>`: complete (sent through a stage channel), or what rsync works on. `<gfid>.part`: a stage channel is
-//! writing it. `<gfid>.ready`: complete, with attributes and stamp, waiting for its name. Only the thread that
-//! applies touches `.ready`; `.part` becomes `<gfid>` under the lock below, so that a file is taken whole or not at
-//! all.
+//! `<number>`: written by a stage channel, with attributes and stamp, or claimed from rsync. A number is used once, so
+//! that what is complete needs no other name to be out of the reach of channels. `<gfid>`: what rsync works on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use posix::{Kind, Object};
+use posix::{Kind, Object, Time};
 use protocol::Gfid;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
@@ -21,8 +21,12 @@ use crate::door::rsync::RunningRsync;
 use crate::private::{Private, open_or_make};
 use crate::tree::Spot;
 
-/// Complete files that may wait in one stage; their GFIDs are held in memory (16 MiB and some).
-const MAX_COMPLETE: usize = 1 << 20;
+/// Complete files that may wait in one stage: more than a worker has under way. What is known of them is held in memory
+/// (about 12 MiB).
+const MAX_COMPLETE: usize = 1 << 17;
+
+/// Default ACLs of a directory above would be inherited by what is made in a stage.
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 /// The stages of all control connections, by token.
 #[derive(Debug, Default)]
@@ -37,8 +41,38 @@ pub struct Stage {
     pub token: String,
     /// Its directory.
     pub dir: Arc<OwnedFd>,
-    complete: Mutex<HashSet<Gfid>>,
+    /// What channels completed and nobody claimed yet.
+    complete: Mutex<HashMap<Gfid, Received>>,
+    last_number: AtomicU64,
     users: Mutex<Users>,
+}
+
+/// A file that a channel completed.
+#[derive(Clone, Copy, Debug)]
+struct Received {
+    number: u64,
+    attributes: Attributes,
+}
+
+/// What a file in the stage looks like, without xattrs: it has none but its stamp.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    /// Permission bits (07777).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of the last change of content.
+    pub mtime: Time,
+}
+
+impl Attributes {
+    /// Whether nothing has to be done to a file with these so that it looks like `object`.
+    pub fn suffice(&self, object: &Object) -> bool {
+        let wanted = Attributes { mode: object.mode, uid: object.uid, gid: object.gid, mtime: object.mtime };
+        *self == wanted && object.xattrs.is_empty()
+    }
 }
 
 /// Who writes into a stage; stopped when the token dies.
@@ -59,8 +93,18 @@ impl Stages {
         rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         rustix::fs::mkdirat(&private.stage, token.as_str(), rustix::fs::Mode::RWXU)?;
-        let dir = Arc::new(open_or_make(std::os::fd::AsFd::as_fd(&private.stage), token.as_bytes())?);
-        let stage = Arc::new(Stage { token: token.clone(), dir, complete: Mutex::default(), users: Mutex::default() });
+        let dir = Arc::new(open_or_make(private.stage.as_fd(), token.as_bytes())?);
+        match rustix::fs::fremovexattr(&dir, DEFAULT_ACL) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let stage = Arc::new(Stage {
+            token: token.clone(),
+            dir,
+            complete: Mutex::default(),
+            last_number: AtomicU64::new(0),
+            users: Mutex::default(),
+        });
         lock(&self.by_token).insert(token, stage.clone());
         Ok(stage)
     }
@@ -116,37 +160,45 @@ impl Stage {
         !users.closed
     }
 
-    /// The name under which content is sent.
+    /// The name under which rsync works.
     pub fn spot(&self, gfid: Gfid) -> Spot {
         Spot::unindexed(&self.dir, gfid.to_string())
     }
 
-    /// The name of a complete file with attributes.
-    pub fn ready_spot(&self, gfid: Gfid) -> Spot {
-        Spot::unindexed(&self.dir, format!("{gfid}.ready"))
+    /// The name of a numbered file.
+    pub fn numbered(&self, number: u64) -> Spot {
+        Spot::unindexed(&self.dir, number.to_string())
     }
 
-    /// Takes a file that a channel has written completely from its `.part` name.
+    /// A number that nothing in this stage has or had.
+    pub fn next_number(&self) -> u64 {
+        self.last_number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Takes a file that a channel has written completely and given these attributes and its stamp.
     ///
     /// # Errors
-    /// What the system says; `EDQUOT` when too many files wait already.
-    pub fn complete(&self, gfid: Gfid, part: &str) -> io::Result<()> {
+    /// `EDQUOT` when too many files wait already.
+    pub fn complete(&self, gfid: Gfid, number: u64, attributes: Attributes) -> io::Result<()> {
         let mut complete = lock(&self.complete);
-        if complete.len() >= MAX_COMPLETE {
+        if complete.len() >= MAX_COMPLETE && !complete.contains_key(&gfid) {
             return Err(Errno::DQUOT.into());
         }
-        rustix::fs::renameat(&self.dir, part, &self.dir, gfid.to_string())?;
-        complete.insert(gfid);
+        if let Some(older) = complete.insert(gfid, Received { number, attributes }) {
+            self.remove_numbered(older.number);
+        }
         Ok(())
     }
 
-    /// Takes a file out of reach of channels, as [`Stage::ready_spot`], when it is complete: sent to its end, or of the
-    /// size and mtime of `object`, which rsync sets last, or `vouched` for by its sender. Returns what it is.
+    /// Takes a file out of reach of channels and rsync when it is complete: sent to its end, or of the size and mtime of
+    /// `object`, which rsync sets last, or `vouched` for by its sender. Returns what it is.
     ///
     /// # Errors
     /// What the system says.
     pub fn claim(&self, gfid: Gfid, object: &Object, vouched: bool) -> io::Result<Option<Claimed>> {
-        let mut complete = lock(&self.complete);
+        if let Some(Received { number, attributes }) = lock(&self.complete).remove(&gfid) {
+            return Ok(Some(Claimed { number, by: By::Channel(attributes) }));
+        }
         let name = gfid.to_string();
         let stat = match rustix::fs::statat(&self.dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -154,39 +206,65 @@ impl Stage {
             Err(e) => return Err(e.into()),
         };
         let found = Object::from_stat(&stat)?;
-        let sent = complete.contains(&gfid);
-        let whole = sent || vouched || (found.size, found.mtime) == (object.size, object.mtime);
+        let whole = vouched || (found.size, found.mtime) == (object.size, object.mtime);
         if found.kind != Kind::File || !whole {
             return Ok(None);
         }
-        rustix::fs::renameat(&self.dir, name.as_str(), &self.dir, format!("{gfid}.ready"))?;
-        complete.remove(&gfid);
-        Ok(Some(Claimed { sent, inode: stat.st_ino }))
+        let number = self.next_number();
+        rustix::fs::renameat(&self.dir, name.as_str(), &self.dir, number.to_string())?;
+        Ok(Some(Claimed { number, by: By::Rsync { inode: stat.st_ino } }))
     }
 
-    /// Puts a claimed file back.
+    /// Puts a claimed file back, unless there is a newer one.
     pub fn unclaim(&self, gfid: Gfid, claimed: &Claimed) {
-        let mut complete = lock(&self.complete);
-        let back = rustix::fs::renameat(&self.dir, format!("{gfid}.ready"), &self.dir, gfid.to_string());
-        if back.is_ok() && claimed.sent {
-            complete.insert(gfid);
+        let Claimed { number, by } = *claimed;
+        match by {
+            By::Channel(attributes) => {
+                let mut complete = lock(&self.complete);
+                match complete.entry(gfid) {
+                    Entry::Occupied(_) => self.remove_numbered(number),
+                    Entry::Vacant(vacant) => drop(vacant.insert(Received { number, attributes })),
+                }
+            }
+            By::Rsync { .. } => {
+                let _ = rustix::fs::renameat(&self.dir, number.to_string(), &self.dir, gfid.to_string());
+            }
         }
     }
 
     /// Removes what is staged of an object, complete or not.
     pub fn discard(&self, gfid: Gfid) {
-        lock(&self.complete).remove(&gfid);
+        if let Some(received) = lock(&self.complete).remove(&gfid) {
+            self.remove_numbered(received.number);
+        }
         let _ = rustix::fs::unlinkat(&self.dir, gfid.to_string(), AtFlags::empty());
+    }
+
+    /// Removes a numbered file that is of no use. What stays goes with the stage.
+    pub fn remove_numbered(&self, number: u64) {
+        let _ = rustix::fs::unlinkat(&self.dir, number.to_string(), AtFlags::empty());
     }
 }
 
-/// A complete file, out of reach of channels.
-#[derive(Debug)]
+/// A complete file, out of reach of channels and rsync.
+#[derive(Clone, Copy, Debug)]
 pub struct Claimed {
-    /// Whether it came through a stage channel.
-    pub sent: bool,
-    /// Its inode number.
-    pub inode: u64,
+    /// Its name.
+    pub number: u64,
+    /// Who wrote it.
+    pub by: By,
+}
+
+/// Who wrote a file.
+#[derive(Clone, Copy, Debug)]
+pub enum By {
+    /// A stage channel, which gave it these attributes and its stamp.
+    Channel(Attributes),
+    /// rsync; it may have worked on the live file itself.
+    Rsync {
+        /// Its inode number.
+        inode: u64,
+    },
 }
 
 fn dead_name(token: &str) -> String {

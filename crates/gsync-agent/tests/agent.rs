@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,7 +19,7 @@ use protocol::agent::{
 };
 use protocol::hello::Versions;
 use protocol::stage::Staged;
-use protocol::{Gfid, Kind, Object, Version};
+use protocol::{Gfid, Kind, Object, Time, Version};
 use rustix::process::Signal;
 
 const ROOT: Gfid = Gfid::ROOT;
@@ -202,7 +203,7 @@ fn files_with_holes_and_errors_come_through_a_stage_channel() {
     let (hole, size): (u64, u64) = (3 << 30, (3 << 30) + 5_000_000);
     let mut bytes = entry(&format!("{}/0", gfid(1)), b"start");
     bytes.extend(entry(&format!("{}/{hole}", gfid(1)), b"far"));
-    bytes.extend(entry(&format!("{}/end/{size}", gfid(1)), b""));
+    bytes.extend(entry(&format!("{}/{size}/{size}/0", gfid(1)), b""));
     channel.input.as_mut().unwrap().write_all(&bytes).unwrap();
     assert_eq!(channel.receive::<Staged>().unwrap(), Staged { gfid: gfid(1), errno: 0 });
     let object = Object { size, ..file_object(b"", 1) };
@@ -222,7 +223,7 @@ fn files_with_holes_and_errors_come_through_a_stage_channel() {
     for i in 0..40 {
         bytes.extend(entry(&format!("{}/{}", gfid(2), i << 20), &piece));
     }
-    bytes.extend(entry(&format!("{}/end/{}", gfid(2), 40 << 20), b""));
+    bytes.extend(entry(&format!("{}/{size}/{size}/0", gfid(2), size = 40 << 20), b""));
     channel.input.as_mut().unwrap().write_all(&bytes).unwrap();
     assert_eq!(channel.receive::<Staged>().unwrap(), Staged { gfid: gfid(2), errno: 28 });
     let content =
@@ -236,6 +237,50 @@ fn files_with_holes_and_errors_come_through_a_stage_channel() {
     new_file(&mut worker, &mut channel, "h", gfid(5), b"whole", 1);
     let content = Item::Content { gfid: gfid(4), object: file_object(b"unfinished", 1), whole: false };
     assert_eq!(worker.apply(vec![content], vec![]).unwrap().0, [Outcome::NeedContent]);
+}
+
+#[test]
+fn a_file_looks_as_it_came_or_as_it_is_stated() {
+    let (_dir, root) = scratch();
+    let mut worker = Worker::connect(root.path(), 1);
+    let mut channel = worker.stage_channel();
+    let came = Object {
+        mode: 0o4751,
+        uid: 5,
+        gid: 6,
+        mtime: Time { secs: 7, nanos: 123_456_789 },
+        ..file_object(b"content", 1)
+    };
+    let xattr = protocol::Xattr { name: b"user.x".into(), value: b"y".into() };
+    let stated = Object {
+        mode: 0o2644,
+        uid: 7,
+        gid: 8,
+        mtime: Time { secs: -5, nanos: 1 },
+        xattrs: vec![xattr],
+        ..came.clone()
+    };
+    for (number, object) in [came, stated].iter().enumerate() {
+        let (gfid, name) = (gfid(number as u32 + 1), format!("f{number}"));
+        let bytes = entry_with(&format!("{gfid}/0/7/123456789"), b"content", |header| {
+            header.set_mode(0o4751);
+            header.set_uid(5);
+            header.set_gid(6);
+            header.set_mtime(7);
+        });
+        channel.input.as_mut().unwrap().write_all(&bytes).unwrap();
+        assert_eq!(channel.receive::<Staged>().unwrap(), Staged { gfid, errno: 0 });
+        let items = vec![
+            Item::Content { gfid, object: object.clone(), whole: false },
+            Item::Bind { place: place(ROOT, &name), gfid, from: None, object: object.clone() },
+        ];
+        assert_eq!(worker.apply(items, vec![]).unwrap().0, vec![Outcome::Done; 2]);
+        let file = std::fs::File::open(root.path().join(&name)).unwrap();
+        let found = Object::read(file.as_fd()).unwrap();
+        assert_eq!(Object { ctime: object.ctime, nlink: object.nlink, ..found }, *object);
+        assert_eq!(gsync_agent::stamp::of(file.as_fd()).unwrap(), Some(gfid));
+    }
+    assert!(list(&root.path().join(".gsync/stage").join(&worker.welcome.stage_token)).is_empty());
 }
 
 #[test]
@@ -254,7 +299,7 @@ fn malformed_streams_end_their_channel_and_nothing_else() {
         streams.push(entry(name, b"x"));
     }
     for rest in
-        ["", "-1", "+1", "1/2", "end", "end/", "end/x", "99999999999999999999", "9223372036854775807", "0/../.."]
+        ["", "-1", "+1", "1/2", "1/2/x", "1/2/", "1/1/0", "99999999999999999999", "9223372036854775807", "0/../.."]
     {
         let name = format!("{one}/{rest}");
         streams.push(entry(&name, b"x"));

@@ -55,8 +55,7 @@ fn figures() {
         let mut input = channel.input.take().unwrap();
         let writer = std::thread::spawn(move || {
             for n in 0..OBJECTS {
-                let mut bytes = entry(&format!("{}/0", file(n)), &content);
-                bytes.extend(entry(&format!("{}/end/{}", file(n), content.len()), b""));
+                let bytes = entry(&format!("{}/0/{}/0", file(n), content.len()), &content);
                 input.write_all(&bytes).unwrap();
             }
             input
@@ -84,7 +83,9 @@ fn figures() {
         for i in 0..megabytes {
             input.write_all(&entry(&format!("{}/{}", gfid(5), u64::from(i) << 20), &piece)).unwrap();
         }
-        input.write_all(&entry(&format!("{}/end/{}", gfid(5), u64::from(megabytes) << 20), b"")).unwrap();
+        input
+            .write_all(&entry(&format!("{}/{size}/{size}/0", gfid(5), size = u64::from(megabytes) << 20), b""))
+            .unwrap();
         assert_eq!(channel.receive::<Staged>().unwrap().errno, 0);
     });
     drop(worker);

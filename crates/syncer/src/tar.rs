@@ -3,7 +3,7 @@
 //! Each stream is a channel of its own with a thread that reads files and writes entries, and one that reads the
 //! agent's answers; a file is on its way as soon as the one before it is written, without waiting for its answer.
 
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,9 @@ mod entries;
 
 /// Small files are gathered up to this size before they are written to the channel.
 const GATHER_BYTES: usize = 128 << 10;
+
+/// What a pipe to ssh (or to the door) may hold: the most that a process may ask for by default.
+const PIPE_BYTES: usize = 1 << 20;
 
 /// Files in one call: enough to fill the streams, few enough that their descriptors are no burden.
 const BATCH_FILES: usize = 64;
@@ -131,6 +134,8 @@ fn shake_hands(child: &mut Child, token: &str) -> Result<(ChildStdin, ChildStdou
     let (Some(mut input), Some(mut output)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(SyncError::Ended);
     };
+    // A longer pipe is fewer changes between us and ssh; where the system allows no more, this one does.
+    let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE_BYTES);
     let hello = StageHello { versions: Versions::ours(), token: token.to_owned() };
     input.write_all(&MAGIC).map_err(SyncError::local("opening a stage channel"))?;
     protocol::write_frame(&mut input, &hello)?;
@@ -175,7 +180,9 @@ fn next_job(jobs: &Jobs, channel: &mut BufWriter<ChildStdin>) -> Option<Job> {
 }
 
 /// Completes files in the order in which they were written.
-fn read_answers(mut output: ChildStdout, written: &Receiver<Written>) {
+fn read_answers(output: ChildStdout, written: &Receiver<Written>) {
+    // The agent gathers answers; so several are read at once.
+    let mut output = BufReader::new(output);
     while let Ok(staged) = protocol::read_frame::<Staged>(&mut output) {
         let Ok(Written { mut sent, done }) = written.recv() else { break };
         if staged.gfid != sent.gfid {

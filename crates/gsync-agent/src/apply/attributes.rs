@@ -17,11 +17,10 @@ use crate::tree::Tree;
 pub fn attributes(tree: &mut Tree, staging: &Staging, gfid: Gfid, object: &Object) -> Step<()> {
     let fd = match tree.open(gfid)? {
         Some(fd) => fd,
-        None if staging.ready.contains_key(&gfid) => {
-            let spot = staging.stage.ready_spot(gfid);
+        None => {
+            let Some(spot) = staging.ready_spot(gfid) else { return Err(Trouble::Answer(Outcome::Unknown)) };
             beneath::open_path(spot.dir.as_fd(), &spot.name).tried("open a staged file")?
         }
-        None => return Err(Trouble::Answer(Outcome::Unknown)),
     };
     let now = Object::read_stat(fd.as_fd()).tried("stat")?;
     if now.kind != object.kind {
@@ -57,7 +56,7 @@ pub fn have(tree: &mut Tree, staging: &Staging, gfid: Gfid, version: &Version) -
 /// # Errors
 /// [`Trouble`].
 pub fn has(tree: &mut Tree, staging: &Staging, gfid: Gfid, version: &Version) -> Step<bool> {
-    if staging.ready.get(&gfid) == Some(version) {
+    if staging.ready.get(&gfid).is_some_and(|ready| ready.version == *version) {
         return Ok(true);
     }
     if tree.index.get(gfid)?.and_then(|row| row.version) != Some(*version) {

@@ -46,11 +46,14 @@ pub fn bind(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, bind: 
     check_gfid(bind.gfid)?;
     bind.from.map_or(Ok(()), check_place)?;
     let Some(target) = tree.spot(bind.place)? else { return Err(Trouble::Answer(Outcome::ParentMissing)) };
+    let known = tree.index.get(bind.gfid)?;
+    if known.is_none() && name_new_file(tree, staging, bind, &target)? {
+        return Ok(());
+    }
     let at = tree.at(&target)?;
     if at == At::Known(bind.gfid) {
         return already_there(tree, bind, &target);
     }
-    let known = tree.index.get(bind.gfid)?;
     check_kind(bind, known.as_ref())?;
     let is_directory = bind.object.kind == Kind::Directory;
     if is_directory && tree.is_inside(bind.place.parent, bind.gfid)? {
@@ -62,8 +65,8 @@ pub fn bind(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, bind: 
         Source::Link(spot) => return add_link(tree, gone, bind, at, &spot, &target),
     };
     let row = tree.row_of(bind.gfid, &source)?;
-    if let Some(version) = staging.ready.get(&bind.gfid) {
-        tree.index.put(bind.gfid, &Row { version: Some(*version), ..row })?;
+    if let Some(ready) = staging.ready.get(&bind.gfid) {
+        tree.index.put(bind.gfid, &Row { version: Some(ready.version), ..row })?;
     }
     let put = check_kind(bind, Some(&row)).and_then(|()| put(tree, gone, bind, at, &source, &target));
     if put.is_ok() {
@@ -78,6 +81,23 @@ pub fn bind(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, bind: 
         }
     }
     put
+}
+
+/// The way of most files: a new one whose content is ready takes a name where nothing is. Whether something is there the
+/// rename itself tells, so that nobody has to look before. `false`: nothing was done.
+fn name_new_file(tree: &mut Tree, staging: &mut Staging, bind: &Bind<'_>, target: &Spot) -> Step<bool> {
+    let (Kind::File, Some(ready)) = (bind.object.kind, staging.ready.get(&bind.gfid).copied()) else {
+        return Ok(false);
+    };
+    let staged = staging.stage.numbered(ready.number);
+    match tree.rename(bind.gfid, &staged, target, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        Err(Trouble::Answer(Outcome::Failed { errno, .. })) if errno == libc::EEXIST => return Ok(false),
+        Err(trouble) => return Err(trouble),
+    }
+    tree.index.put(bind.gfid, &Row { version: Some(ready.version), ..Row::new(Kind::File) })?;
+    staging.ready.remove(&bind.gfid);
+    Ok(true)
 }
 
 /// The name is right; the index and the name before are made so.
@@ -137,8 +157,8 @@ fn find_source(tree: &mut Tree, staging: &Staging, bind: &Bind<'_>) -> Step<Sour
     if let Some(spot) = moved {
         return Ok(Source::Move(spot));
     }
-    if staging.ready.contains_key(&bind.gfid) {
-        return Ok(Source::Move(staging.stage.ready_spot(bind.gfid)));
+    if let Some(spot) = staging.ready_spot(bind.gfid) {
+        return Ok(Source::Move(spot));
     }
     if bind.object.kind == Kind::File {
         return Err(Trouble::Answer(Outcome::NeedContent));

@@ -7,11 +7,11 @@ use protocol::agent::Outcome;
 use protocol::{Gfid, Version};
 use rustix::fs::RenameFlags;
 
-use super::{Staging, attributes};
+use super::{Ready, Staging, attributes};
 use crate::error::{Step, Tried, Trouble};
 use crate::index::Row;
 use crate::private::Private;
-use crate::stage::Claimed;
+use crate::stage::{By, Claimed};
 use crate::stamp;
 use crate::tree::{Spot, Tree, check_gfid};
 
@@ -38,24 +38,28 @@ pub fn content(tree: &mut Tree, staging: &mut Staging, gfid: Gfid, object: &Obje
     };
     let taken = take(tree, staging, gfid, object, &claimed);
     if taken.is_err() {
-        // An older content that was ready has been replaced by this one.
-        staging.ready.remove(&gfid);
         stage.unclaim(gfid, &claimed);
     }
     taken
 }
 
 fn take(tree: &mut Tree, staging: &mut Staging, gfid: Gfid, object: &Object, claimed: &Claimed) -> Step<()> {
-    let staged = staging.stage.ready_spot(gfid);
+    let staged = staging.stage.numbered(claimed.number);
     let names = tree.find_all(gfid)?;
-    let fd = beneath::open_path(staged.dir.as_fd(), &staged.name).tried("open a staged file")?;
-    object.apply(fd.as_fd()).tried("set attributes of a staged file")?;
-    stamp::set(fd.as_fd(), gfid).tried("stamp a staged file")?;
+    if !matches!(claimed.by, By::Channel(attributes) if attributes.suffice(object)) {
+        let fd = beneath::open_path(staged.dir.as_fd(), &staged.name).tried("open a staged file")?;
+        object.apply(fd.as_fd()).tried("set attributes of a staged file")?;
+        stamp::set(fd.as_fd(), gfid).tried("stamp a staged file")?;
+    }
     let Some((first, others)) = names.split_first() else {
-        staging.ready.insert(gfid, Version::of(object));
+        staging.keep(gfid, Ready { number: claimed.number, version: Version::of(object) });
         return Ok(());
     };
-    if tree.stat(first)?.1 == claimed.inode {
+    let is_live_file = match claimed.by {
+        By::Channel(_) => false,
+        By::Rsync { inode } => tree.stat(first)?.1 == inode,
+    };
+    if is_live_file {
         tree.unlink(None, &staged)?;
     } else if others.is_empty() {
         tree.rename(gfid, &staged, first, RenameFlags::empty())?;
@@ -63,7 +67,7 @@ fn take(tree: &mut Tree, staging: &mut Staging, gfid: Gfid, object: &Object, cla
         replace_all(tree, gfid, &staged, &names)?;
     }
     tree.in_place.remove(&gfid);
-    staging.ready.remove(&gfid);
+    staging.drop_ready(gfid);
     let row = tree.index.get(gfid)?.unwrap_or(Row::new(Kind::File));
     Ok(tree.index.put(gfid, &Row { version: Some(Version::of(object)), ..row })?)
 }

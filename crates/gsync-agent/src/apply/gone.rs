@@ -18,9 +18,7 @@ use crate::tree::{Spot, Tree, check_gfid};
 /// [`Outcome::NotEmpty`] for a directory that still holds known objects, else [`Trouble`].
 pub fn gone(tree: &mut Tree, staging: &mut Staging, gfid: Gfid) -> Step<()> {
     check_gfid(gfid)?;
-    if staging.ready.remove(&gfid).is_some() {
-        tree.unlink(None, &staging.stage.ready_spot(gfid))?;
-    }
+    staging.drop_ready(gfid);
     let spots = tree.find_all(gfid)?;
     if spots.iter().any(|spot| !spot.is_parked()) {
         return Ok(());

@@ -22,7 +22,7 @@ use protocol::{Gfid, Version};
 
 use crate::error::{IndexError, Step, Trouble};
 use crate::stage::Stage;
-use crate::tree::Tree;
+use crate::tree::{Spot, Tree};
 
 /// Passes over the gone objects: directories may be listed before what is in them.
 const MAX_GONE_PASSES: usize = 4;
@@ -32,14 +32,42 @@ const MAX_GONE_PASSES: usize = 4;
 pub struct Staging {
     /// The directory.
     pub stage: Arc<Stage>,
-    /// Contents that wait for a name, with their versions.
-    pub ready: HashMap<Gfid, Version>,
+    /// Contents that wait for a name.
+    pub ready: HashMap<Gfid, Ready>,
+}
+
+/// A content in the stage with attributes and stamp.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ready {
+    /// Its name in the stage.
+    pub number: u64,
+    /// The primary's version of it.
+    pub version: Version,
 }
 
 impl Staging {
     /// Nothing ready yet.
     pub fn new(stage: Arc<Stage>) -> Staging {
         Staging { stage, ready: HashMap::new() }
+    }
+
+    /// Where the content is that waits for a name.
+    pub fn ready_spot(&self, gfid: Gfid) -> Option<Spot> {
+        self.ready.get(&gfid).map(|ready| self.stage.numbered(ready.number))
+    }
+
+    /// Has a content wait for a name, in the place of an older one.
+    pub fn keep(&mut self, gfid: Gfid, ready: Ready) {
+        if let Some(older) = self.ready.insert(gfid, ready) {
+            self.stage.remove_numbered(older.number);
+        }
+    }
+
+    /// Removes a content that waits for a name.
+    pub fn drop_ready(&mut self, gfid: Gfid) {
+        if let Some(older) = self.ready.remove(&gfid) {
+            self.stage.remove_numbered(older.number);
+        }
     }
 }
 

@@ -1,17 +1,18 @@
 //! A stage channel: a tar stream of pieces of files, written into the stage.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use posix::beneath;
+use posix::{Time, beneath};
 use protocol::hello::{MAGIC, Versions};
-use protocol::stage::{MAX_PIECE_BYTES, StageHello, StageReady, Staged};
-use protocol::{FrameError, Gfid, read_frame, write_frame};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use protocol::stage::{MAX_PIECE_BYTES, Piece, StageHello, StageReady, Staged};
+use protocol::{FrameError, Gfid, encode, read_frame, write_frame};
+use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
-use super::{ChannelReader, ChannelWriter, Ends, Stopper, read_magic};
-use crate::stage::{Stage, Stages};
+use super::{ChannelReader, ChannelWriter, Ends, Stopper, WRITE_BYTES, read_magic};
+use crate::stage::{Attributes, Stage, Stages};
+use crate::stamp;
 
 /// A tar block.
 const BLOCK_BYTES: usize = 512;
@@ -34,54 +35,51 @@ pub fn run(ends: &Arc<Ends>, stopper: Stopper, stages: &Stages) -> Result<(), Fr
         return write_frame(&mut writer, &StageReady::Refused);
     };
     write_frame(&mut writer, &StageReady::Ready)?;
-    receive(&mut reader, &mut writer, &stage)
+    receive(&mut Stream { reader, answers: BufWriter::with_capacity(WRITE_BYTES, writer) }, &stage)
 }
 
 /// Writes what a tar stream brings into a stage.
-///
-/// # Errors
-/// [`FrameError`] when the channel broke or the stream is not one of ours.
-pub fn receive(reader: &mut impl Read, writer: &mut impl Write, stage: &Arc<Stage>) -> Result<(), FrameError> {
-    let mut piece = Vec::new();
+fn receive(stream: &mut Stream<impl Read, impl Write>, stage: &Arc<Stage>) -> Result<(), FrameError> {
     let mut file: Option<Receiving> = None;
-    while let Some(entry) = read_entry(reader, &mut piece)? {
+    while let Some(Entry { piece, length, attributes }) = stream.entry()? {
+        let Piece { gfid, offset, end } = piece;
         let mut current = match file.take() {
-            Some(current) if current.gfid == entry.gfid => current,
+            Some(current) if current.gfid == gfid => current,
             // A file that is not ended is given up: what was written of it goes with the value.
-            _ => Receiving::start(stage, entry.gfid),
+            _ => Receiving::start(stage, gfid, attributes.mode),
         };
-        match entry.what {
-            What::Piece { offset } => {
-                current.write(&piece, offset);
-                file = Some(current);
-            }
-            What::End { size } => {
-                let errno = current.finish(size);
-                write_frame(writer, &Staged { gfid: entry.gfid, errno })?;
+        stream.content(length, |bytes, done| current.write(bytes, offset + done))?;
+        match end {
+            None => file = Some(current),
+            Some(end) => {
+                let mtime = Time { nanos: end.mtime_nanos, ..attributes.mtime };
+                let errno = current.finish(end.size, Attributes { mtime, ..attributes });
+                stream.answers.write_all(&encode(&Staged { gfid, errno })?)?;
             }
         }
     }
-    Ok(())
+    Ok(stream.answers.flush()?)
 }
 
 /// A file on its way.
 struct Receiving {
     stage: Arc<Stage>,
     gfid: Gfid,
-    part: String,
+    number: u64,
     /// The open file, or why the rest is thrown away.
     file: Result<OwnedFd, i32>,
     is_complete: bool,
 }
 
 impl Receiving {
-    fn start(stage: &Arc<Stage>, gfid: Gfid) -> Receiving {
-        // The thread's number in it: two channels may send the same file at a time, the later end counts.
-        let part = format!("{gfid}.{:?}.part", std::thread::current().id()).replace(['(', ')'], "");
+    fn start(stage: &Arc<Stage>, gfid: Gfid, mode: u32) -> Receiving {
+        let number = stage.next_number();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let file = beneath::open_file(stage.dir.as_fd(), part.as_bytes(), flags, mode).map_err(|e| errno_of(&e));
-        Receiving { stage: stage.clone(), gfid, part, file, is_complete: false }
+        // The directory lets nobody in, so the file may have its own permissions from the beginning.
+        let mode = Mode::from_raw_mode(mode & 0o777);
+        let file = beneath::open_file(stage.dir.as_fd(), number.to_string().as_bytes(), flags, mode);
+        let file = file.map_err(|e| errno_of(&e));
+        Receiving { stage: stage.clone(), gfid, number, file, is_complete: false }
     }
 
     fn write(&mut self, mut bytes: &[u8], mut offset: u64) {
@@ -100,10 +98,10 @@ impl Receiving {
     }
 
     /// Ends the file; 0 or the error that it ended with.
-    fn finish(mut self, size: u64) -> i32 {
+    fn finish(mut self, size: u64, attributes: Attributes) -> i32 {
         if let Ok(file) = &self.file {
-            let whole = rustix::fs::ftruncate(file, size).map_err(io::Error::from);
-            match whole.and_then(|()| self.stage.complete(self.gfid, &self.part)) {
+            let dressed = dress(file, self.gfid, size, &attributes);
+            match dressed.and_then(|()| self.stage.complete(self.gfid, self.number, attributes)) {
                 Ok(()) => self.is_complete = true,
                 Err(e) => self.give_up(errno_of(&e)),
             }
@@ -116,82 +114,133 @@ impl Receiving {
 
     fn give_up(&mut self, errno: i32) {
         self.file = Err(errno);
-        let _ = rustix::fs::unlinkat(&self.stage.dir, self.part.as_str(), AtFlags::empty());
+        self.stage.remove_numbered(self.number);
     }
 }
 
 impl Drop for Receiving {
     fn drop(&mut self) {
         if !self.is_complete {
-            let _ = rustix::fs::unlinkat(&self.stage.dir, self.part.as_str(), AtFlags::empty());
+            self.stage.remove_numbered(self.number);
         }
     }
 }
 
-/// One entry of the stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Entry {
-    gfid: Gfid,
-    what: What,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum What {
-    Piece { offset: u64 },
-    End { size: u64 },
-}
-
-/// Reads one entry and its content; `None` at the end of the stream.
-fn read_entry(reader: &mut impl Read, piece: &mut Vec<u8>) -> Result<Option<Entry>, FrameError> {
-    let mut block = [0u8; BLOCK_BYTES];
-    let first = loop {
-        match reader.read(&mut block) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => break other?,
-        }
+/// Gives a new file its size, attributes and stamp, with no more calls than it takes: most files are root's, and got
+/// their mode when they were made.
+fn dress(file: &OwnedFd, gfid: Gfid, size: u64, attributes: &Attributes) -> io::Result<()> {
+    let Attributes { mode, uid, gid, mtime } = *attributes;
+    let stat = rustix::fs::fstat(file)?;
+    if u64::try_from(stat.st_size) != Ok(size) {
+        rustix::fs::ftruncate(file, size)?;
+    }
+    // Before the mode: chown takes setuid and setgid away.
+    if (stat.st_uid, stat.st_gid) != (uid, gid) {
+        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    if stat.st_mode & 0o7777 != mode {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+    }
+    stamp::set(file.as_fd(), gfid)?;
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: i64::from(mtime.nanos) },
     };
-    if first == 0 {
-        return Ok(None);
+    Ok(rustix::fs::futimens(file, &times)?)
+}
+
+/// Both directions of the stream. Answers are gathered, and written before anything is waited for.
+struct Stream<R: Read, W: Write> {
+    reader: BufReader<R>,
+    answers: BufWriter<W>,
+}
+
+/// One entry of the stream; its content follows.
+struct Entry {
+    piece: Piece,
+    length: u64,
+    /// Of the file, without the nanoseconds of its mtime.
+    attributes: Attributes,
+}
+
+impl<R: Read, W: Write> Stream<R, W> {
+    /// What can be read now; empty at the end.
+    fn fill(&mut self) -> io::Result<&[u8]> {
+        if self.reader.buffer().is_empty() {
+            self.answers.flush()?;
+        }
+        loop {
+            // A second call, because a slice that is returned from a loop stays borrowed in it.
+            match self.reader.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+                Ok(_) => return self.reader.fill_buf(),
+            }
+        }
     }
-    reader.read_exact(&mut block[first..])?;
-    if block == [0; BLOCK_BYTES] {
-        return Ok(None);
+
+    /// Reads a header; `None` at the end of the stream.
+    fn entry(&mut self) -> Result<Option<Entry>, FrameError> {
+        let mut block = [0u8; BLOCK_BYTES];
+        let mut have = 0;
+        while have < BLOCK_BYTES {
+            let some = self.fill()?;
+            let taken = some.len().min(BLOCK_BYTES - have);
+            block[have..have + taken].copy_from_slice(&some[..taken]);
+            match (taken, have) {
+                (0, 0) => return Ok(None),
+                (0, _) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                _ => {}
+            }
+            self.reader.consume(taken);
+            have += taken;
+        }
+        if block == [0; BLOCK_BYTES] {
+            return Ok(None);
+        }
+        let not_ours = || io::Error::new(io::ErrorKind::InvalidData, "not an entry of a stage stream");
+        Ok(Some(parse_entry(&block).ok_or_else(not_ours)?))
     }
-    let (entry, length) = parse_entry(&block)
-        .ok_or_else(|| FrameError::Io(io::Error::new(io::ErrorKind::InvalidData, "not an entry of a stage stream")))?;
-    piece.resize(length.next_multiple_of(BLOCK_BYTES), 0);
-    reader.read_exact(piece)?;
-    piece.truncate(length);
-    Ok(Some(entry))
+
+    /// Hands the content of an entry over as it comes, with how much was handed over before.
+    fn content(&mut self, length: u64, mut take: impl FnMut(&[u8], u64)) -> io::Result<()> {
+        let padded = length.next_multiple_of(BLOCK_BYTES as u64);
+        let mut done = 0;
+        while done < padded {
+            let some = self.fill()?;
+            if some.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let taken = some.len().min(usize::try_from(padded - done).unwrap_or(usize::MAX));
+            let content = usize::try_from(length.saturating_sub(done)).unwrap_or(usize::MAX).min(taken);
+            take(&some[..content], done);
+            self.reader.consume(taken);
+            done += taken as u64;
+        }
+        Ok(())
+    }
 }
 
 /// Parses a header; `None` for anything that a worker does not send.
-fn parse_entry(block: &[u8; BLOCK_BYTES]) -> Option<(Entry, usize)> {
+fn parse_entry(block: &[u8; BLOCK_BYTES]) -> Option<Entry> {
     let header = tar::Header::from_byte_slice(block);
     header.as_ustar()?;
     if !header.entry_type().is_file() || header.cksum().ok()? != checksum(block) {
         return None;
     }
-    let length = usize::try_from(header.entry_size().ok()?).ok().filter(|&n| n <= MAX_PIECE_BYTES)?;
-    let name = header.path_bytes();
-    let mut parts = std::str::from_utf8(&name).ok()?.split('/');
-    let gfid = Gfid::parse(parts.next()?.as_bytes()).ok()?;
-    let what = match (parts.next()?, parts.next(), parts.next()) {
-        ("end", Some(size), None) if length == 0 => What::End { size: parse_offset(size)? },
-        (offset, None, None) => {
-            let offset = parse_offset(offset)?;
-            offset.checked_add(length as u64).filter(|&end| end <= i64::MAX as u64)?;
-            What::Piece { offset }
-        }
-        _ => return None,
+    let length = header.entry_size().ok().filter(|&n| n <= MAX_PIECE_BYTES as u64)?;
+    let piece = Piece::parse(&header.path_bytes())?;
+    let content_end = piece.offset.checked_add(length).filter(|&end| end <= i64::MAX as u64)?;
+    if piece.end.is_some_and(|end| end.size < content_end) {
+        return None;
+    }
+    let attributes = Attributes {
+        mode: header.mode().ok()? & 0o7777,
+        uid: u32::try_from(header.uid().ok()?).ok()?,
+        gid: u32::try_from(header.gid().ok()?).ok()?,
+        mtime: Time { secs: i64::try_from(header.mtime().ok()?).ok()?, nanos: 0 },
     };
-    Some((Entry { gfid, what }, length))
-}
-
-/// Digits only, within what a file can have.
-fn parse_offset(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
-    text.parse().ok().filter(|&n: &u64| digits && n <= i64::MAX as u64)
+    Some(Entry { piece, length, attributes })
 }
 
 /// The checksum of a header: the sum of its bytes, with blanks for the field itself.

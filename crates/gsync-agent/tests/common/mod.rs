@@ -14,7 +14,7 @@ use std::sync::Arc;
 use gsync_agent::apply::{Staging, batch};
 use gsync_agent::crawl::open_tree;
 use gsync_agent::private::Private;
-use gsync_agent::stage::Stages;
+use gsync_agent::stage::{Attributes, Stages};
 use gsync_agent::stamp::{self, At};
 use gsync_agent::tree::Tree;
 use protocol::agent::{Batch, Item, Outcome, Response};
@@ -102,9 +102,13 @@ impl Local {
 
     /// Stages content as a finished stage channel does.
     pub fn stage(&mut self, gfid: Gfid, content: &[u8]) {
-        let name = format!("{gfid}.test.part");
-        std::fs::write(format!("{}/{name}", posix::fd_path(self.staging.stage.dir.as_fd())), content).unwrap();
-        self.staging.stage.complete(gfid, &name).unwrap();
+        let stage = &self.staging.stage;
+        let number = stage.next_number();
+        let path = format!("{}/{number}", posix::fd_path(stage.dir.as_fd()));
+        std::fs::write(path, content).unwrap();
+        // Others than any object has, so that they have to be set.
+        let attributes = Attributes { mode: 0o600, uid: 1, gid: 1, mtime: Time { secs: 0, nanos: 0 } };
+        stage.complete(gfid, number, attributes).unwrap();
     }
 
     /// Content and name of a new file.

@@ -161,12 +161,21 @@ impl Worker {
 
 /// One entry of a stage stream.
 pub fn entry(name: &str, content: &[u8]) -> Vec<u8> {
+    entry_with(name, content, |_| {})
+}
+
+/// One entry of a stage stream whose header is changed before it is sealed.
+pub fn entry_with(name: &str, content: &[u8], change: impl FnOnce(&mut tar::Header)) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     // Not with set_path, which refuses what an attacker sends.
     header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
     header.set_size(content.len() as u64);
     header.set_mode(0o600);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1);
     header.set_entry_type(tar::EntryType::Regular);
+    change(&mut header);
     header.set_cksum();
     let mut bytes = header.as_bytes().to_vec();
     bytes.extend_from_slice(content);
@@ -176,11 +185,7 @@ pub fn entry(name: &str, content: &[u8]) -> Vec<u8> {
 
 /// Sends a file as one piece.
 pub fn send_file(channel: &mut Door, gfid: Gfid, content: &[u8]) -> Result<Staged, FrameError> {
-    let mut bytes = Vec::new();
-    if !content.is_empty() {
-        bytes.extend(entry(&format!("{gfid}/0"), content));
-    }
-    bytes.extend(entry(&format!("{gfid}/end/{}", content.len()), b""));
+    let bytes = entry(&format!("{gfid}/0/{}/0", content.len()), content);
     channel.input.as_mut().unwrap().write_all(&bytes)?;
     channel.receive()
 }
