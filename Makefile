@@ -34,7 +34,7 @@ test: setup ## all tests; GSYNC_NO_SKIP=1 makes a failure of what this machine c
 	cargo test --workspace --no-fail-fast
 
 bench: build ## measure latency and throughput, and write docs/benchmarks.md
-	cargo build --release --workspace --bins
+	@scripts/setup "lsyncd lsyncd"
 	cargo test --release --package gsync-tests -- --ignored --nocapture --test-threads=1 bench_
 
 soak: build ## the long tests; the differential ones for SOAK_SECONDS (an hour)

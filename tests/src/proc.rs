@@ -63,6 +63,13 @@ impl Process {
         Duration::from_millis((ticks(11) + ticks(12)) * 1000 / rustix::param::clock_ticks_per_second())
     }
 
+    /// The most memory it had at a time, bytes; zero when it is gone.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default() << 10
+    }
+
     /// Kills it at once, as a crash would. Says whether it was there.
     pub fn kill(&self) -> bool {
         self.signal(Signal::KILL)
