@@ -484,7 +484,10 @@ impl Core {
                     }
                 }
                 Origin::Attributes(gfid) => self.judge_attributes(*gfid, outcome, position, now),
-                Origin::Content(_) => {}
+                Origin::Refreshed(gfid) if *outcome != Outcome::Done => {
+                    self.dirty.attributes.mark(*gfid, position, NoHint, now);
+                }
+                Origin::Content(_) | Origin::Refreshed(_) => {}
             }
         }
         for (place, gfid) in names {

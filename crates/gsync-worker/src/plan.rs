@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use protocol::agent::{Batch, Item};
 use protocol::brick::{Look, Names};
-use protocol::{Gfid, Object, Place};
+use protocol::{Gfid, Object, Place, Version};
 
 use crate::dirty::NameHint;
 
@@ -69,6 +69,8 @@ pub enum Origin {
     Attributes(Gfid),
     /// An object whose content is stated.
     Content(Gfid),
+    /// An object whose content is stated and whose attributes have changed since that was read.
+    Refreshed(Gfid),
 }
 
 /// What to state, and what cannot be stated yet.
@@ -215,13 +217,18 @@ impl Statements {
                     continue;
                 }
             };
-            // The attributes as they are now, the content as it was: whatever changed since has a record of its own.
+            // The attributes as they are now, with the version of the content as it was read.
             let object = Object { size: object.size, mtime: object.mtime, ctime: object.ctime, ..now.clone() };
+            let is_older = Version::of(&object) != Version::of(now);
             let item = match found {
                 Found::Stage { whole } => Item::Content { gfid: *gfid, object, whole: *whole },
                 Found::There => Item::Attributes { gfid: *gfid, object },
             };
             self.push(item, Origin::Content(*gfid));
+            if is_older {
+                // A time that was set while the content was on its way may have been stated already.
+                self.push(Item::Attributes { gfid: *gfid, object: now.clone() }, Origin::Refreshed(*gfid));
+            }
         }
     }
 

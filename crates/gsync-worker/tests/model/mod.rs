@@ -8,9 +8,9 @@ pub use secondary::Secondary;
 
 use protocol::{Kind, Object, Time};
 
-/// An object of which only type, version and mode matter.
-pub fn object(kind: Kind, version: u64, mode: u32) -> Object {
-    let time = Time { secs: version as i64, nanos: 0 };
+/// An object of which only type, version, mode and mtime matter. `touched`: the mtime that was set since the version was
+/// written, 0 if none was.
+pub fn object(kind: Kind, version: u64, mode: u32, touched: u32) -> Object {
     Object {
         kind,
         mode,
@@ -19,12 +19,12 @@ pub fn object(kind: Kind, version: u64, mode: u32) -> Object {
         nlink: 1,
         rdev: 0,
         size: version,
-        mtime: time,
-        ctime: Time { secs: version as i64, nanos: mode },
+        mtime: Time { secs: version as i64, nanos: touched },
+        ctime: Time { secs: version as i64, nanos: touched << 9 | mode },
         target: Vec::new(),
         xattrs: Vec::new(),
     }
 }
 
-/// What a tree looks like: for each path the object's identity, version and mode.
-pub type Tree = std::collections::BTreeMap<String, (protocol::Gfid, u64, u32)>;
+/// What a tree looks like: for each path the object's identity, version, mode and mtime.
+pub type Tree = std::collections::BTreeMap<String, (protocol::Gfid, u64, u32, Time)>;

@@ -15,6 +15,7 @@ struct Node {
     kind: Kind,
     version: u64,
     mode: u32,
+    touched: u32,
 }
 
 /// The primary.
@@ -31,7 +32,7 @@ const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 impl Primary {
     pub fn new() -> Primary {
-        let root = Node { kind: Kind::Directory, version: 0, mode: 0o755 };
+        let root = Node { kind: Kind::Directory, version: 0, mode: 0o755, touched: 0 };
         Primary {
             nodes: BTreeMap::from([(Gfid::ROOT, root)]),
             entries: BTreeMap::new(),
@@ -142,7 +143,7 @@ impl Primary {
         match rng.u32(0..10) {
             0..3 => self.create_file(rng),
             3 => self.create_directory(rng),
-            4 => self.write_or_chmod(rng),
+            4 => self.write_or_set(rng),
             5 => self.link(rng),
             6..8 => self.rename(rng),
             8 => self.exchange(rng),
@@ -156,7 +157,7 @@ impl Primary {
             return;
         }
         let gfid = self.new_gfid();
-        self.nodes.insert(gfid, Node { kind: Kind::File, version: 1, mode: 0o644 });
+        self.nodes.insert(gfid, Node { kind: Kind::File, version: 1, mode: 0o644, touched: 0 });
         self.entries.insert(place.clone(), gfid);
         let birth = Birth { mode: 0o100_644, uid: 0, gid: 0 };
         self.entry(gfid, EntryOp::Create(birth, name(&place)));
@@ -171,19 +172,23 @@ impl Primary {
             return;
         }
         let gfid = self.new_gfid();
-        self.nodes.insert(gfid, Node { kind: Kind::Directory, version: 0, mode: 0o755 });
+        self.nodes.insert(gfid, Node { kind: Kind::Directory, version: 0, mode: 0o755, touched: 0 });
         self.entries.insert(place.clone(), gfid);
         self.entry(gfid, EntryOp::Mkdir(Birth { mode: 0o40_755, uid: 0, gid: 0 }, name(&place)));
     }
 
-    fn write_or_chmod(&mut self, rng: &mut Rng) {
+    fn write_or_set(&mut self, rng: &mut Rng) {
         let Some((_, gfid)) = self.random_entry(rng) else { return };
         let Some(node) = self.nodes.get_mut(&gfid) else { return };
         if rng.bool() && node.kind == Kind::File {
             node.version += 1;
+            node.touched = 0;
             self.write(Record::Data(gfid));
-        } else {
+        } else if rng.bool() {
             node.mode = rng.u32(0..0o1000);
+            self.write(Record::Meta(gfid, Fop(38)));
+        } else {
+            node.touched = rng.u32(1..1 << 16);
             self.write(Record::Meta(gfid, Fop(38)));
         }
     }
@@ -252,7 +257,7 @@ impl Primary {
     }
 
     pub fn object(&self, gfid: Gfid) -> Option<Object> {
-        self.nodes.get(&gfid).map(|n| object(n.kind, n.version, n.mode))
+        self.nodes.get(&gfid).map(|n| object(n.kind, n.version, n.mode, n.touched))
     }
 
     pub fn names(&self, gfid: Gfid) -> Names {
@@ -272,7 +277,8 @@ impl Primary {
             for (place, gfid) in self.entries.iter().filter(|(p, _)| p.parent == directory) {
                 let path = format!("{path}/{}", String::from_utf8_lossy(&place.name));
                 let node = &self.nodes[gfid];
-                tree.insert(path.clone(), (*gfid, node.version, node.mode));
+                let object = object(node.kind, node.version, node.mode, node.touched);
+                tree.insert(path.clone(), (*gfid, node.version, node.mode, object.mtime));
                 if node.kind == Kind::Directory {
                     todo.push((path, *gfid));
                 }

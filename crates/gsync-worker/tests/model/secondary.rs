@@ -94,7 +94,7 @@ impl Secondary {
             for (place, gfid) in self.now.entries.iter().filter(|(p, _)| p.parent == directory) {
                 let path = format!("{path}/{}", String::from_utf8_lossy(&place.name));
                 let object = &self.now.objects[gfid];
-                tree.insert(path.clone(), (*gfid, object.size, object.mode));
+                tree.insert(path.clone(), (*gfid, object.size, object.mode, object.mtime));
                 if object.kind == Kind::Directory {
                     todo.push((path, *gfid));
                 }
@@ -134,6 +134,7 @@ impl State {
             Item::Attributes { gfid, object } => match self.objects.get_mut(gfid) {
                 Some(known) => {
                     known.mode = object.mode;
+                    known.mtime = object.mtime;
                     Outcome::Done
                 }
                 None => Outcome::Unknown,
