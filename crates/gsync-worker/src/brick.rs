@@ -141,13 +141,16 @@ impl Brick {
         answer: impl Fn(BrickResponse) -> Option<Vec<A>>,
     ) -> Result<Vec<A>, WorkerError> {
         let mut answers = Vec::with_capacity(questions.len());
-        for part in questions.chunks(limit) {
+        while answers.len() < questions.len() {
+            let rest = &questions[answers.len()..];
+            let part = &rest[..rest.len().min(limit)];
             let (response, _) = self.ask(request(part.to_vec()), Some(ANSWER_LIMIT)).await?;
             if let BrickResponse::Failed(_) = response {
                 return Err(self.unexpected(response));
             }
+            // What did not fit into one answer is asked for again.
             match answer(response) {
-                Some(some) if some.len() == part.len() => answers.extend(some),
+                Some(some) if (1..=part.len()).contains(&some.len()) => answers.extend(some),
                 _ => return Err(WorkerError::RecorderRefuses { reason: "its answer does not fit".into() }),
             }
         }

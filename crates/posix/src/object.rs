@@ -168,6 +168,12 @@ impl Object {
         })
     }
 
+    /// About how many bytes it takes in a message.
+    pub fn weight_bytes(&self) -> usize {
+        let xattrs = self.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 8);
+        64 + self.target.len() + xattrs.sum::<usize>()
+    }
+
     /// Gives an existing object owner, xattrs, mode and mtime of `self`, in the order in which none undoes another
     /// (chown clears setuid and capabilities, an ACL changes the mode bits). Xattrs that `self` does not have are
     /// removed. What is as it should be is not set again: each call writes to the file system's journal. `fd` may be

@@ -15,6 +15,9 @@ use crate::{Object, Place, Version};
 /// The most items in one batch; the agent refuses more.
 pub const MAX_BATCH_ITEMS: usize = 4096;
 
+/// A worker ends a batch when its items have come to about this size, half of what a frame may have.
+pub const BATCH_BYTES: usize = crate::MAX_FRAME_BYTES / 2;
+
 /// The most pending items that an agent keeps for one replica set; beyond, the mark has to wait.
 pub const MAX_PENDING_ITEMS: usize = 10_000;
 
@@ -240,6 +243,20 @@ pub enum Item {
         /// The version.
         version: Version,
     },
+}
+
+impl Item {
+    /// About how many bytes it takes in a message.
+    pub fn weight_bytes(&self) -> usize {
+        24 + match self {
+            Item::Bind { place, from, object, .. } => {
+                place.weight_bytes() + from.as_ref().map_or(0, Place::weight_bytes) + object.weight_bytes()
+            }
+            Item::Unbind { place, .. } => place.weight_bytes(),
+            Item::Attributes { object, .. } | Item::Content { object, .. } => object.weight_bytes(),
+            Item::Have { .. } => 48,
+        }
+    }
 }
 
 /// What became of one item.

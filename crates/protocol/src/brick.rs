@@ -13,6 +13,10 @@ use crate::{Kind, Object, Place};
 /// The most names or objects in one request; of [`BrickRequest::Open`]: [`MAX_OPEN`].
 pub const MAX_ASKED: usize = 4096;
 
+/// An answer is ended when it has come to about this size, a quarter of what a frame may have: the next object may be a
+/// large one, too.
+pub const ANSWER_BYTES: usize = crate::MAX_FRAME_BYTES / 4;
+
 /// The most objects opened by one request (their descriptors travel in one message).
 pub const MAX_OPEN: usize = 128;
 
@@ -81,11 +85,12 @@ pub enum BrickRequest {
 /// The recorder's answers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum BrickResponse {
-    /// One for each name.
+    /// One for each name, from the first on. As these three are ended when they are large ([`ANSWER_BYTES`]), there may
+    /// be fewer than were asked for, but at least one: the others are to be asked for again.
     Looked(Vec<Look>),
-    /// One for each object; `None` where it is gone.
+    /// One for each object, from the first on; `None` where it is gone.
     Stated(Vec<Option<Object>>),
-    /// One for each object.
+    /// One for each object, from the first on.
     Named(Vec<Names>),
     /// 0 and a descriptor, or an `errno` and none, for each object. `ENOENT`: gone.
     Opened(Vec<i32>),
@@ -136,6 +141,28 @@ pub enum Names {
     Alive(Object, Vec<Place>),
     /// It cannot be told yet: the crawl that finds out is running. Ask again later.
     Unrecorded,
+}
+
+impl Look {
+    /// About how many bytes it takes in a message.
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Look::Present(_, object) => 16 + object.weight_bytes(),
+            _ => 8,
+        }
+    }
+}
+
+impl Names {
+    /// About how many bytes it takes in a message.
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Names::Alive(object, places) => {
+                object.weight_bytes() + places.iter().map(Place::weight_bytes).sum::<usize>()
+            }
+            _ => 8,
+        }
+    }
 }
 
 /// What the monitor asks a recorder.

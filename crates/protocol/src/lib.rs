@@ -65,6 +65,11 @@ impl Place {
             && !name.contains(&0)
             && !name.contains(&b'/')
     }
+
+    /// About how many bytes it takes in a message.
+    pub fn weight_bytes(&self) -> usize {
+        24 + self.name.len()
+    }
 }
 
 impl From<EntryName> for Place {

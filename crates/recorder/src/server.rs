@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use posix::passing::FdStream;
 use protocol::brick::{
-    AdminRequest, AdminResponse, BrickHello, BrickRequest, BrickResponse, BrickWelcome, MAX_ASKED, MAX_OPEN,
+    ANSWER_BYTES, AdminRequest, AdminResponse, BrickHello, BrickRequest, BrickResponse, BrickWelcome, Look, MAX_ASKED,
+    MAX_OPEN, Names,
 };
 use protocol::hello::{MAGIC, Versions};
-use protocol::{FrameError, encode, read_frame, write_frame};
+use protocol::{FrameError, Object, encode, read_frame, write_frame};
 use rustix::fs::Mode;
 
 use crate::answers::Answers;
@@ -184,13 +185,14 @@ fn ask(attached: &Attached, request: BrickRequest) -> Result<(BrickResponse, Vec
     let mut fds = Vec::new();
     let response = match request {
         BrickRequest::Look(places) if places.len() <= MAX_ASKED => {
-            BrickResponse::Looked(places.iter().map(|place| answers.look(place)).collect::<Result<_>>()?)
+            BrickResponse::Looked(as_fits(places, |place| answers.look(&place), Look::weight_bytes)?)
         }
         BrickRequest::Stat(gfids) if gfids.len() <= MAX_ASKED => {
-            BrickResponse::Stated(gfids.iter().map(|gfid| answers.stat(*gfid)).collect::<Result<_>>()?)
+            let weight = |object: &Option<Object>| object.as_ref().map_or(1, Object::weight_bytes);
+            BrickResponse::Stated(as_fits(gfids, |gfid| answers.stat(gfid), weight)?)
         }
         BrickRequest::Names(gfids) if gfids.len() <= MAX_ASKED => {
-            BrickResponse::Named(gfids.iter().map(|gfid| answers.names(*gfid)).collect::<Result<_>>()?)
+            BrickResponse::Named(as_fits(gfids, |gfid| answers.names(gfid), Names::weight_bytes)?)
         }
         BrickRequest::Open(gfids) if gfids.len() <= MAX_OPEN => {
             let mut errors = Vec::with_capacity(gfids.len());
@@ -209,6 +211,24 @@ fn ask(attached: &Attached, request: BrickRequest) -> Result<(BrickResponse, Vec
         _ => return Ok(failed(format!("more than {MAX_ASKED} questions, or {MAX_OPEN} files, at once"))),
     };
     Ok((response, fds))
+}
+
+/// Answers one question after the other until that is enough for one message.
+fn as_fits<Q, A>(
+    questions: Vec<Q>,
+    mut answer: impl FnMut(Q) -> Result<A>,
+    weight: impl Fn(&A) -> usize,
+) -> Result<Vec<A>> {
+    let (mut answers, mut bytes) = (Vec::with_capacity(questions.len()), 0);
+    for question in questions {
+        let answered = answer(question)?;
+        bytes += weight(&answered);
+        answers.push(answered);
+        if bytes >= ANSWER_BYTES {
+            break;
+        }
+    }
+    Ok(answers)
 }
 
 fn failed(reason: String) -> (BrickResponse, Vec<OwnedFd>) {
