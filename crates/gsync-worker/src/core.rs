@@ -3,10 +3,11 @@
 //! Events go in, effects come out. The shell carries effects out and brings what came of them back as events.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
 use changelog::{Position, Record};
-use protocol::agent::{Batch, Cursor, Item, MAX_BATCH_ITEMS, Mark, Outcome, Stored};
+use protocol::agent::{BATCH_BYTES, Batch, Cursor, Item, MAX_BATCH_ITEMS, Mark, Outcome, Stored};
 use protocol::{Gfid, Place};
 
 use crate::dirty::{ContentHint, Dirty, NameHint, NoHint};
@@ -31,6 +32,10 @@ const MAX_DIRTY: usize = 100_000;
 /// A file that somebody keeps writing to is sent as it is after this time (it is not one state of the file then;
 /// docs/operations.md says so).
 const UNSTABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// The longest wait before a file that somebody was writing to is tried again: trying costs an open(2) and a lease, and
+/// the time above has to be kept.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a name waits for the record that tells where its object went.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -350,11 +355,10 @@ impl Core {
         let job = |(gfid, hint): (Gfid, ContentHint)| TransferJob {
             gfid,
             hard: hint.hard,
-            accept_unstable: self
-                .dirty
-                .contents
-                .get(&gfid)
-                .is_some_and(|work| now.saturating_duration_since(work.since) >= UNSTABLE_AFTER),
+            // Not the time that it waited for its turn counts: it may have stood still all the while.
+            accept_unstable: hint
+                .busy_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= UNSTABLE_AFTER),
         };
         taken.into_iter().map(job).collect()
     }
@@ -397,7 +401,7 @@ impl Core {
         let mut origins = plan.origins.into_iter();
         let mut gone = Some(gone);
         loop {
-            let part: Vec<Item> = items.by_ref().take(MAX_BATCH_ITEMS).collect();
+            let part = one_batch(&mut items);
             let gone = if items.peek().is_none() { gone.take().unwrap_or_default() } else { Vec::new() };
             if part.is_empty() && gone.is_empty() {
                 break;
@@ -422,7 +426,10 @@ impl Core {
                 TransferState::Current(object) => {
                     self.arrived.push_back(Arrived { gfid, object, found: Found::There });
                 }
-                TransferState::Busy => self.dirty.contents.retry(&gfid, now),
+                TransferState::Busy => {
+                    self.dirty.contents.amend(&gfid, |hint| hint.busy_since = hint.busy_since.or(Some(now)));
+                    self.dirty.contents.retry_within(&gfid, BUSY_RETRY, now);
+                }
                 TransferState::Missing => self.content_missing(gfid, now),
                 TransferState::Failed(reason) => self.fail_content(gfid, &reason, now),
             }
@@ -465,7 +472,7 @@ impl Core {
             match origin {
                 Origin::Name(place, gfid) if *outcome == Outcome::NeedContent && !self.is_content_pending(gfid) => {
                     let position = self.dirty.names.get(place).map_or(position, |w| w.position());
-                    self.dirty.contents.mark(*gfid, position, ContentHint { hard: true }, now);
+                    self.dirty.contents.mark(*gfid, position, ContentHint::hard(), now);
                     self.waiting.entry(*gfid).or_default().push(place.clone());
                 }
                 Origin::Name(place, gfid) => {
@@ -575,6 +582,16 @@ impl Core {
             self.release(gfid, &HashSet::new(), now);
         }
     }
+}
+
+/// As many items as an agent takes at a time, and a frame.
+fn one_batch(items: &mut Peekable<impl Iterator<Item = Item>>) -> Vec<Item> {
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    while let Some(item) = items.next_if(|_| part.len() < MAX_BATCH_ITEMS && bytes < BATCH_BYTES) {
+        bytes += item.weight_bytes();
+        part.push(item);
+    }
+    part
 }
 
 /// Tries again later; after long enough it is kept as pending.

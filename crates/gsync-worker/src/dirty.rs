@@ -24,6 +24,8 @@ pub struct NameHint {
 pub struct ContentHint {
     /// Send it even if the secondary has a file of this version: it was changed while we were watching.
     pub hard: bool,
+    /// Since when every attempt found somebody writing to it.
+    pub busy_since: Option<Instant>,
 }
 
 /// Nothing more than the key.
@@ -71,9 +73,17 @@ impl NameHint {
     }
 }
 
+impl ContentHint {
+    /// To be sent in any case.
+    pub fn hard() -> ContentHint {
+        ContentHint { hard: true, busy_since: None }
+    }
+}
+
 impl Hint for ContentHint {
     fn merge(&mut self, later: ContentHint) {
         self.hard |= later.hard;
+        self.busy_since = self.busy_since.or(later.busy_since);
     }
 }
 
@@ -86,7 +96,7 @@ impl Dirty {
     pub fn absorb(&mut self, position: Position, record: Record, hard: bool, now: Instant) {
         let gfid = record.gfid();
         match record {
-            Record::Data(_) => self.contents.mark(gfid, position, ContentHint { hard }, now),
+            Record::Data(_) => self.contents.mark(gfid, position, ContentHint { hard, busy_since: None }, now),
             Record::Meta(..) => self.attributes.mark(gfid, position, NoHint, now),
             Record::Entry(_, op) => self.absorb_entry(position, gfid, op, hard, now),
         }
@@ -100,7 +110,7 @@ impl Dirty {
             EntryOp::Create(_, entry) => {
                 let hint = NameHint { fresh: Some(gfid), ..NameHint::of(gfid) };
                 self.mark_name(entry.into(), position, hint, now);
-                self.contents.mark(gfid, position, ContentHint { hard }, now);
+                self.contents.mark(gfid, position, ContentHint { hard, busy_since: None }, now);
             }
             EntryOp::Mknod(_, entry) | EntryOp::Mkdir(_, entry) => {
                 self.mark_name(entry.into(), position, NameHint::of(gfid), now);
@@ -138,7 +148,7 @@ impl Dirty {
                     self.names.give_up(&place, reason, since);
                 }
                 Subject::Content(gfid) => {
-                    self.contents.mark(gfid, position, ContentHint { hard: true }, now);
+                    self.contents.mark(gfid, position, ContentHint::hard(), now);
                     self.contents.give_up(&gfid, reason, since);
                 }
                 Subject::Attributes(gfid) => {

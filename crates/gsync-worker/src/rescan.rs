@@ -141,7 +141,7 @@ fn mark_listed(Listed { place, gfid, kind }: Listed, dirty: &mut Dirty, position
     if kind == Kind::File {
         // Its names are bound with its content, which may be there already.
         hint.fresh = Some(gfid);
-        dirty.contents.mark(gfid, position, ContentHint { hard: false }, now);
+        dirty.contents.mark(gfid, position, ContentHint::default(), now);
     } else {
         dirty.attributes.mark(gfid, position, NoHint, now);
     }

@@ -134,6 +134,11 @@ impl<K: Clone + Eq + Hash + Ord, H: Hint> Table<K, H> {
 
     /// The work could not be done now: the key is ready again later, the sooner the fewer attempts there were.
     pub fn retry(&mut self, key: &K, now: Instant) {
+        self.retry_within(key, LAST_RETRY, now);
+    }
+
+    /// As [`retry`](Table::retry), after `longest` at the latest.
+    pub fn retry_within(&mut self, key: &K, longest: Duration, now: Instant) {
         let Some(work) = self.works.get_mut(key) else { return };
         let asked_again = match work.again.take() {
             Some((_, hint)) => {
@@ -148,7 +153,7 @@ impl<K: Clone + Eq + Hash + Ord, H: Hint> Table<K, H> {
             self.ready.push_back(key.clone());
             return;
         }
-        let longest = if asked_again { CHANGED_RETRY } else { LAST_RETRY };
+        let longest = if asked_again { CHANGED_RETRY } else { longest };
         let wait = FIRST_RETRY.saturating_mul(1 << work.attempts.min(16).saturating_sub(1)).min(longest);
         self.sequence += 1;
         work.state = State::Delayed(now + wait, self.sequence);
