@@ -71,6 +71,8 @@ pub enum EngineKind {
     Rsync,
     /// tar streams: sends whole files.
     Tar,
+    /// rsync for large files of which the secondary has an older content, tar streams for all others.
+    Auto,
 }
 
 /// Settings of the session that a worker heeds.

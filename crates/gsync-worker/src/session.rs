@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use protocol::agent::{Request, Response, Stored, WorkerHello};
 use protocol::hello::Versions;
 use syncer::master::Master;
+use syncer::per_file::{Choice, PerFileEngine};
 use syncer::rsync::RsyncEngine;
 use syncer::tar::TarEngine;
 use syncer::target::SshTarget;
@@ -45,6 +46,9 @@ const PING_LIMIT: Duration = Duration::from_secs(120);
 
 /// What a stopping worker still waits for.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// tar streams beside rsync: both are channels of one connection.
+const MAX_STREAMS_BESIDE_RSYNC: usize = 2;
 
 /// A connection at work.
 struct Session {
@@ -128,13 +132,16 @@ async fn engine(
     control: &Control,
     token: &str,
 ) -> Result<Arc<dyn Engine>, WorkerError> {
-    Ok(match config.settings.sync_engine {
-        EngineKind::Tar => Arc::new(TarEngine::open(&target, token, config.settings.sync_jobs as usize).await?),
-        EngineKind::Rsync => {
-            let program = config.settings.rsync_command.clone();
-            Arc::new(RsyncEngine::new(target, control.clone(), token.into(), program, config.run_dir.clone()))
-        }
-    })
+    let jobs = config.settings.sync_jobs as usize;
+    let choice = match config.settings.sync_engine {
+        EngineKind::Tar => return Ok(Arc::new(TarEngine::open(&target, token, jobs).await?)),
+        EngineKind::Rsync => Choice::Rsync,
+        EngineKind::Auto => Choice::Auto,
+    };
+    let tar = TarEngine::open(&target, token, jobs.min(MAX_STREAMS_BESIDE_RSYNC)).await?;
+    let program = config.settings.rsync_command.clone();
+    let rsync = RsyncEngine::new(target, control.clone(), token.into(), program, config.run_dir.clone());
+    Ok(Arc::new(PerFileEngine::new(tar, rsync, choice)))
 }
 
 impl Session {

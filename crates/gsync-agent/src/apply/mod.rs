@@ -4,11 +4,13 @@
 //! - [`plan`]: what becomes of that which is at a name already (pure)
 //! - [`bind`], [`unbind`], [`content`], [`attributes`]: the statements
 //! - [`gone`]: objects without a name on the primary
+//! - [`flags`]: what chattr(1) has to do with a failure
 //! - [`prepare`]: starting points for rsync
 
 pub mod attributes;
 pub mod bind;
 pub mod content;
+pub mod flags;
 pub mod gone;
 pub mod plan;
 pub mod prepare;
@@ -85,7 +87,9 @@ pub fn batch(tree: &mut Tree, staging: &mut Staging, batch: &Batch) -> Result<Re
     let gone: HashSet<Gfid> = batch.gone.iter().copied().collect();
     let mut items = Vec::with_capacity(batch.items.len());
     for statement in &batch.items {
-        items.push(outcome(item(tree, staging, &gone, statement))?);
+        let outcome = outcome(item(tree, staging, &gone, statement))?;
+        let (gfid, places) = flags::subject(statement);
+        items.push(flags::explain(tree, gfid, &places, outcome));
     }
     let gone = remove_gone(tree, staging, &batch.gone)?;
     outcome(tree.restore_mtimes())?;
@@ -112,7 +116,8 @@ fn remove_gone(tree: &mut Tree, staging: &mut Staging, gone: &[Gfid]) -> Result<
     let mut order: Vec<usize> = (0..gone.len()).collect();
     for _ in 0..MAX_GONE_PASSES {
         for &i in &order {
-            outcomes[i] = outcome(gone::gone(tree, staging, gone[i]))?;
+            let outcome = outcome(gone::gone(tree, staging, gone[i]))?;
+            outcomes[i] = flags::explain(tree, gone[i], &[], outcome);
         }
         let before = order.len();
         order.retain(|&i| outcomes[i] == Outcome::NotEmpty);

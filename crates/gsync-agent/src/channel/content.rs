@@ -68,6 +68,8 @@ struct Receiving {
     number: u64,
     /// The open file, or why the rest is thrown away.
     file: Result<OwnedFd, i32>,
+    /// Behind what is written.
+    written_end: u64,
     is_complete: bool,
 }
 
@@ -79,10 +81,28 @@ impl Receiving {
         let mode = Mode::from_raw_mode(mode & 0o777);
         let file = beneath::open_file(stage.dir.as_fd(), number.to_string().as_bytes(), flags, mode);
         let file = file.map_err(|e| errno_of(&e));
-        Receiving { stage: stage.clone(), gfid, number, file, is_complete: false }
+        Receiving { stage: stage.clone(), gfid, number, file, written_end: 0, is_complete: false }
+    }
+
+    /// Begins a hole that ends at `offset`, in a file that will have this size at least. XFS allocates in advance behind
+    /// a file that grows by writing: that is given back before it would become a part of the hole.
+    fn leave_hole(&mut self, offset: u64, size: u64) {
+        if let Ok(file) = &self.file
+            && offset > self.written_end
+        {
+            let resized = match self.written_end {
+                0 => Ok(()),
+                end => rustix::fs::ftruncate(file, end),
+            };
+            if let Err(e) = resized.and_then(|()| rustix::fs::ftruncate(file, size)) {
+                self.give_up(e.raw_os_error());
+            }
+        }
     }
 
     fn write(&mut self, mut bytes: &[u8], mut offset: u64) {
+        self.leave_hole(offset, offset + bytes.len() as u64);
+        self.written_end = self.written_end.max(offset + bytes.len() as u64);
         while let Ok(file) = &self.file
             && !bytes.is_empty()
         {
@@ -99,6 +119,7 @@ impl Receiving {
 
     /// Ends the file; 0 or the error that it ended with.
     fn finish(mut self, size: u64, attributes: Attributes) -> i32 {
+        self.leave_hole(size, size);
         if let Ok(file) = &self.file {
             let dressed = dress(file, self.gfid, size, &attributes);
             match dressed.and_then(|()| self.stage.complete(self.gfid, self.number, attributes)) {

@@ -43,7 +43,8 @@ pub struct Tree {
     pub index: Index,
     /// Whether the file system clones files.
     pub can_clone: bool,
-    /// Directories whose entries were changed by this batch: their mtime has to be given back.
+    /// Directories whose entries were changed by this batch, and objects that were exchanged: the mtime of directories
+    /// has to be given back.
     pub touched: BTreeSet<Gfid>,
     /// What went to quarantine in this batch, for the operator.
     pub quarantined: Vec<String>,

@@ -21,7 +21,8 @@ impl Tree {
         self.arrived(gfid, to)
     }
 
-    /// Exchanges the object at `from` with what is at `to`.
+    /// Exchanges the object at `from` with what is at `to`. XFS sets the mtime of directories that get another parent by
+    /// this: both are given it back with the batch.
     ///
     /// # Errors
     /// As [`Tree::rename`].
@@ -29,6 +30,7 @@ impl Tree {
         rename(from, to, RenameFlags::EXCHANGE)?;
         self.left(gfid, from)?;
         self.arrived(gfid, to)?;
+        self.touched.extend([Some(gfid), other].into_iter().flatten());
         if let Some(other) = other {
             self.left(other, to)?;
             self.arrived(other, from)?;
