@@ -91,9 +91,9 @@ pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec {
         name: "sync-engine",
         aliases: &["sync-method"],
-        kind: Kind::Choice(&["tar", "rsync"], &[("tarssh", "tar")]),
+        kind: Kind::Choice(&["tar", "rsync", "auto"], &[("tarssh", "tar")]),
         default: "tar",
-        doc: "what carries file data: tar sends whole files over open streams, rsync sends differences",
+        doc: "what carries file data: tar sends whole files over open streams, rsync sends differences, auto decides per file",
         live: false,
     },
     OptionSpec {

@@ -16,6 +16,8 @@ pub enum SyncEngine {
     Tar,
     /// Differences, by rsync on both ends.
     Rsync,
+    /// Differences of large files that are there already, all others whole.
+    Auto,
 }
 
 /// How much is logged.
@@ -69,6 +71,7 @@ impl Settings {
         Ok(Settings {
             sync_engine: match text(changed, "sync-engine")?.as_str() {
                 "rsync" => SyncEngine::Rsync,
+                "auto" => SyncEngine::Auto,
                 _ => SyncEngine::Tar,
             },
             sync_jobs: number("sync-jobs")?,

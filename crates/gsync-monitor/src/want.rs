@@ -141,6 +141,7 @@ fn worker_settings(settings: &Settings) -> WorkerSettings {
         sync_engine: match settings.sync_engine {
             SyncEngine::Rsync => EngineKind::Rsync,
             SyncEngine::Tar => EngineKind::Tar,
+            SyncEngine::Auto => EngineKind::Auto,
         },
         sync_jobs: settings.sync_jobs,
         rsync_command: settings.rsync_command.clone(),

@@ -6,7 +6,7 @@
 //! - [`channel`]: a child process whose stdin and stdout are the channel
 //! - [`control`]: requests to the agent, many under way
 //! - [`source`]: an open file of the brick, and whether it stood still while it was read
-//! - [`engine`]: how content gets into the stage; [`tar`] and [`rsync`] are the two ways
+//! - [`engine`]: how content gets into the stage; [`tar`] and [`rsync`] are the two ways, [`per_file`] uses both
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod control;
 pub mod engine;
 pub mod error;
 pub mod master;
+pub mod per_file;
 pub mod rsync;
 pub mod source;
 pub mod tar;

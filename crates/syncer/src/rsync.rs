@@ -1,4 +1,4 @@
-//! The engine `rsync`: differences, by the real rsync on both ends.
+//! Differences, by the real rsync on both ends.
 //!
 //! rsync is given links named by GFID that lead to our open descriptors, so that no path can change its meaning
 //! while it works; on the other side it finds what the agent prepared under the same names.
@@ -13,22 +13,30 @@ use protocol::agent::{Request, Response};
 use protocol::rsync::CLIENT_OPTIONS;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 
-use crate::channel::LastLine;
 use crate::control::Control;
-use crate::engine::{Engine, Sending, Sent, SentState};
+use crate::engine::{Sent, SentState};
 use crate::error::SyncError;
 use crate::source::{Snapshot, Source};
 use crate::target::Target;
+
+mod said;
+
+use said::Said;
 
 /// Files in one call of rsync: its start costs about 50 ms on each side, its descriptors stay below the usual limit
 /// of 1,024 with several calls at once.
 const BATCH_FILES: usize = 128;
 
-/// "Some files could not be transferred", "some files vanished": the agent tells which are complete.
-const PARTIAL: [i32; 2] = [23, 24];
+/// "Error in file I/O" (also a full disk), "some files could not be transferred", "some files vanished": the agent tells
+/// which are complete.
+const PARTIAL: [i32; 3] = [11, 23, 24];
 
-/// The engine.
+/// Calls at the same time: each is a channel of a connection on which sshd allows 10, with control and tar streams.
+const MAX_CALLS: usize = 5;
+
+/// Calls rsync.
 #[derive(Debug)]
 pub struct RsyncEngine {
     target: Target,
@@ -37,32 +45,64 @@ pub struct RsyncEngine {
     program: PathBuf,
     run_dir: PathBuf,
     calls: AtomicU64,
+    slots: Semaphore,
+}
+
+/// Which files are sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Needs {
+    /// All.
+    Nothing,
+    /// Those of which the secondary has an older content.
+    Basis,
 }
 
 /// A directory of links that goes away with its call.
 struct LinkDir(PathBuf);
 
 impl RsyncEngine {
-    /// Prepares the engine; rsync is started when there is something to send.
+    /// Prepares everything; rsync is started when there is something to send.
     pub fn new(target: Target, control: Control, token: String, program: PathBuf, run_dir: PathBuf) -> RsyncEngine {
-        RsyncEngine { target, control, token, program, run_dir, calls: AtomicU64::new(0) }
+        RsyncEngine {
+            target,
+            control,
+            token,
+            program,
+            run_dir,
+            calls: AtomicU64::new(0),
+            slots: Semaphore::new(MAX_CALLS),
+        }
     }
 
-    async fn send_all(&self, sources: Vec<Source>) -> Result<Vec<Sent>, SyncError> {
+    /// Sends files, and gives back those that are not sent because they lack what is needed.
+    ///
+    /// # Errors
+    /// As [`Engine::send`].
+    pub async fn send_if(&self, sources: Vec<Source>, needs: Needs) -> Result<(Vec<Sent>, Vec<Source>), SyncError> {
+        if sources.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let _slot = self.slots.acquire().await.map_err(|_| SyncError::Ended)?;
         let (ready, mut all) = begin_all(sources);
         if ready.is_empty() {
-            return Ok(all);
+            return Ok((all, Vec::new()));
         }
-        let gfids = ready.iter().map(|(source, _)| source.gfid).collect();
-        match self.control.call(Request::Prepare(gfids)).await? {
-            Response::Prepared(_) => {}
+        let gfids: Vec<_> = ready.iter().map(|(source, _)| source.gfid).collect();
+        let prepared = match self.control.call(Request::Prepare(gfids)).await? {
+            Response::Prepared(prepared) if prepared.len() == ready.len() => prepared,
             _ => return Err(SyncError::NotOurs),
+        };
+        let (mut sending, mut rest) = (Vec::new(), Vec::new());
+        for (file, has_basis) in ready.into_iter().zip(prepared) {
+            if has_basis || needs == Needs::Nothing { sending.push(file) } else { rest.push(file.0) }
         }
-        let links = self.link(&ready).map_err(SyncError::local("making links for rsync"))?;
-        let complete = self.run(&links.0, &ready).await?;
-        drop(links);
-        all.extend(ready.into_iter().map(|(source, before)| judge(&source, before, complete)));
-        Ok(all)
+        if !sending.is_empty() {
+            let links = self.link(&sending).map_err(SyncError::local("making links for rsync"))?;
+            let ended = self.run(&links.0, &sending).await?;
+            drop(links);
+            all.extend(sending.into_iter().map(|(source, before)| judge(&source, before, &ended)));
+        }
+        Ok((all, rest))
     }
 
     /// Makes a link named by GFID to each descriptor.
@@ -79,8 +119,13 @@ impl RsyncEngine {
         Ok(links)
     }
 
-    /// Runs rsync; returns whether it carried all files to their end.
-    async fn run(&self, links: &Path, ready: &[(Source, Snapshot)]) -> Result<bool, SyncError> {
+    /// How many files make a good call.
+    pub fn batch_files(&self) -> usize {
+        BATCH_FILES
+    }
+
+    /// Runs rsync.
+    async fn run(&self, links: &Path, ready: &[(Source, Snapshot)]) -> Result<Ended, SyncError> {
         let (shell, host) = self.target.rsync_shell();
         let mut source = links.as_os_str().to_owned();
         source.push("/");
@@ -97,32 +142,31 @@ impl RsyncEngine {
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| SyncError::Start { program: self.program.display().to_string(), source })?;
-        let said = LastLine::follow(child.stderr.take(), "rsync");
+        let listening = said::listen(child.stderr.take());
         let names: Vec<u8> = ready.iter().flat_map(|(s, _)| format!("{}\0", s.gfid).into_bytes()).collect();
         if let Some(mut input) = child.stdin.take() {
             // rsync may end before it has read everything; its exit code tells more than our broken pipe.
             let _ = input.write_all(&names).await;
         }
         let status = child.wait().await.map_err(SyncError::local("waiting for rsync"))?;
+        let said = said::all(listening).await;
         match status.code() {
-            Some(0) => Ok(true),
+            Some(0) => Ok(Ended::Well),
             Some(code) if PARTIAL.contains(&code) => {
-                tracing::warn!(code, message = said.or(""), "rsync could not send all files");
-                Ok(false)
+                tracing::warn!(code, message = said.why(), "rsync could not send all files");
+                Ok(Ended::Partly(said))
             }
-            _ => Err(SyncError::Rsync { status: status.to_string(), message: said.or("(it printed nothing)") }),
+            _ => Err(SyncError::Rsync { status: status.to_string(), message: said.why() }),
         }
     }
 }
 
-impl Engine for RsyncEngine {
-    fn send(&self, sources: Vec<Source>) -> Sending<'_> {
-        Box::pin(self.send_all(sources))
-    }
-
-    fn batch_files(&self) -> usize {
-        BATCH_FILES
-    }
+/// How a call of rsync ended.
+enum Ended {
+    /// It carried all files to their end.
+    Well,
+    /// Some of them it did not; the agent tells which.
+    Partly(Said),
 }
 
 impl Drop for LinkDir {
@@ -144,15 +188,19 @@ fn begin_all(sources: Vec<Source>) -> (Vec<(Source, Snapshot)>, Vec<Sent>) {
     (ready, rest)
 }
 
-/// What became of a file; `complete`: rsync carried all files of its call to their end.
-fn judge(source: &Source, before: Snapshot, complete: bool) -> Sent {
+/// What became of a file.
+fn judge(source: &Source, before: Snapshot, ended: &Ended) -> Sent {
     let bytes = before.object.size;
-    let state = match source.stood_still(&before) {
+    let state = match (source.stood_still(&before), ended) {
         // A file that is being written has another mtime by the time rsync looks at it: that rsync ended well is all
         // that tells.
-        Ok(true) => SentState::Staged { object: before.object, whole: complete && source.accept_unstable },
-        Ok(false) => SentState::Busy,
-        Err(e) => failed(&e),
+        (Ok(true), Ended::Well) => SentState::Staged { object: before.object, whole: source.accept_unstable },
+        (Ok(true), Ended::Partly(said)) => match said.about(source.gfid) {
+            Some(reason) => SentState::Failed { errno: 0, reason },
+            None => SentState::Staged { object: before.object, whole: false },
+        },
+        (Ok(false), _) => SentState::Busy,
+        (Err(e), _) => failed(&e),
     };
     Sent { gfid: source.gfid, state, bytes }
 }
