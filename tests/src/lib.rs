@@ -15,9 +15,11 @@
 //! - [`deployment`]: a primary machine with its state, driven by `geo-rep`
 //! - [`session`]: one session of a deployment
 //! - [`nasty`]: concurrent writers that do everything to a small name space
+//! - [`fidelity`]: every kind of object and of change, as scenarios
 //! - [`stamped`], [`readers`]: files that tell their version, and readers that notice half a file
 
 pub mod deployment;
+pub mod fidelity;
 pub mod fs;
 pub mod listings;
 pub mod nasty;

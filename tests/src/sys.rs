@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr;
 
 /// Opens a group that is told of every reading on the file system of `path`, without opening what was read.
 pub fn watch_reads(path: &Path) -> io::Result<OwnedFd> {
@@ -24,5 +25,48 @@ pub fn watch_reads(path: &Path) -> io::Result<OwnedFd> {
     match unsafe { libc::fanotify_mark(group.as_raw_fd(), mark, mask, libc::AT_FDCWD, path.as_ptr()) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(group),
+    }
+}
+
+/// A file mapped for reading and writing, shared with everybody else; unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    start: *mut libc::c_void,
+    length: usize,
+}
+
+impl Mapping {
+    /// Maps the beginning of a file.
+    pub fn shared(file: &std::fs::File, length: usize) -> io::Result<Mapping> {
+        let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+        // SAFETY: a new mapping at an address of the kernel's choice; the descriptor is open.
+        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_SHARED, fd, 0) };
+        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Mapping { start, length }) }
+    }
+
+    /// Writes through it.
+    ///
+    /// # Panics
+    /// When that is beyond its end.
+    pub fn store(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.length);
+        // SAFETY: within the mapping, as was just checked; nobody has a reference into it.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.cast::<u8>().add(offset), bytes.len()) };
+    }
+
+    /// As msync(2), waiting.
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: start and length are those of a mapping that lives.
+        match unsafe { libc::msync(self.start, self.length, libc::MS_SYNC) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: start and length are those of a mapping that nobody uses any more.
+        unsafe { libc::munmap(self.start, self.length) };
     }
 }
