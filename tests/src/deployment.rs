@@ -108,8 +108,22 @@ impl Deployment {
         programs::ALL.contains(&process.name()).then_some(process)
     }
 
-    /// The processes of these programs that belong to this deployment, e.g. `["gsync-worker"]` or `["ssh"]`.
+    /// The processes of these programs that belong to this deployment, e.g. `["gsync-worker"]` or `["ssh"]`. The
+    /// [holders](Deployment::holders) are none of them.
     pub fn processes(&self, programs: &[&str]) -> Vec<Process> {
+        let mut found = self.all_processes(programs);
+        found.retain(|process| !is_holder(process));
+        found
+    }
+
+    /// The processes that hold the events of a file system; they outlive monitor and recorder.
+    pub fn holders(&self) -> Vec<Process> {
+        let mut found = self.all_processes(&["gsync-recorder"]);
+        found.retain(is_holder);
+        found
+    }
+
+    fn all_processes(&self, programs: &[&str]) -> Vec<Process> {
         let own = self.dir.path().to_string_lossy();
         let elsewhere = self.elsewhere.lock().unwrap_or_else(|e| e.into_inner());
         let mut found = proc::all();
@@ -139,6 +153,9 @@ impl Deployment {
         }
         let leftovers: Vec<&str> = programs::ALL.into_iter().chain(["ssh", "rsync"]).collect();
         self.kill(&leftovers);
+        for holder in self.holders() {
+            holder.kill();
+        }
     }
 
     fn show_logs(&self) {
@@ -152,7 +169,7 @@ impl Deployment {
         }
     }
 
-    /// Waits until no process of this deployment runs any more.
+    /// Waits until no process of this deployment runs any more, holders excepted.
     ///
     /// # Panics
     /// When some still do at the deadline.
@@ -172,6 +189,10 @@ impl Drop for Deployment {
             self.show_logs();
         }
     }
+}
+
+fn is_holder(process: &Process) -> bool {
+    process.name() == "gsync-recorder" && process.arguments.get(1).is_some_and(|word| word == "hold")
 }
 
 fn logs_below(dir: &Path) -> Vec<PathBuf> {

@@ -41,7 +41,8 @@ fn answer(mut channel: UnixStream, log: &str) -> Result<(), Box<dyn Error + Send
                 ("detach\n".into(), AdminResponse::Done)
             }
             AdminRequest::Status => {
-                let status = |&brick| BrickStatus { brick, crawling: false, objects: 1, error: String::new() };
+                let status =
+                    |&brick| BrickStatus { brick, crawling: false, objects: 1, error: String::new(), crawls: 0 };
                 (String::new(), AdminResponse::Status(attached.iter().map(status).collect()))
             }
         };

@@ -93,6 +93,9 @@ impl Executor {
                     }
                 });
             }
+            Effect::Release(device) => {
+                tokio::spawn(async move { recorder::release(&tools.run.holder_socket(device)).await });
+            }
             Effect::Attach { device, brick, path } => {
                 tokio::spawn(async move { send(&reports, tools.attach(device, brick, &path).await) });
             }
@@ -121,7 +124,14 @@ impl Tools {
         let log_level = self.log_level.to_string();
         let program = Program {
             path: self.programs.find("gsync-recorder"),
-            args: vec!["--socket".into(), socket.clone().into(), "--log-level".into(), log_level.into()],
+            args: vec![
+                "--socket".into(),
+                socket.clone().into(),
+                "--holders".into(),
+                self.run.path().into(),
+                "--log-level".into(),
+                log_level.into(),
+            ],
             log: self.state.recorder_log(device),
         };
         let ready = remove_stale(&socket);

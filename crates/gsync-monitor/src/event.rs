@@ -89,6 +89,8 @@ pub enum Effect {
     Kill(Unit),
     /// The worker of this epoch has ended: give its role up.
     Resign(WorkerKey, u32, Epoch),
+    /// Nobody needs the queue of events of this file system any more, which outlives its recorder.
+    Release(u64),
     /// Let a recorder record a brick.
     Attach {
         /// The recorder of this device.

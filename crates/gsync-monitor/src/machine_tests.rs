@@ -193,7 +193,7 @@ fn deleting_the_last_session_detaches_then_ends_the_recorder() {
     assert_eq!(effects, [Effect::Detach { device, brick }, Effect::Terminate(worker)]);
     rig.exited(worker);
     assert_eq!(rig.apply(Event::Detached { device, brick }), [Effect::Terminate(Unit::Recorder(device))]);
-    assert_eq!(rig.exited(Unit::Recorder(device)), []);
+    assert_eq!(rig.exited(Unit::Recorder(device)), [Effect::Release(device)]);
     assert!(rig.machine.is_idle());
 }
 

@@ -115,6 +115,11 @@ impl RunDir {
         self.0.join(format!("rec-{device:x}.sock"))
     }
 
+    /// Socket of the process that holds the queue of events of a file system.
+    pub fn holder_socket(&self, device: u64) -> PathBuf {
+        self.0.join(protocol::hold::socket_name(device))
+    }
+
     /// Configuration of a worker.
     pub fn worker_config(&self, session: SessionId, number: usize) -> PathBuf {
         self.0.join(format!("{}.json", short(session, number)))
@@ -147,7 +152,8 @@ mod tests {
         let session = SessionId::random();
         // ssh binds its control socket as `<path>.<16 random characters>` first.
         let ssh = run.worker_dir(session, 9999).join("ssh.0123456789abcdef");
-        for path in [run.worker_socket(session, 9999), run.recorder_socket(u64::MAX), ssh] {
+        for path in [run.worker_socket(session, 9999), run.recorder_socket(u64::MAX), run.holder_socket(u64::MAX), ssh]
+        {
             assert!(path.as_os_str().len() <= 107, "{}", path.display());
         }
     }

@@ -10,6 +10,7 @@ use protocol::FrameError;
 use protocol::brick::{AdminRequest, AdminResponse, BrickHello, BrickStatus, BrickWelcome};
 use protocol::frame::{FRAME_HEADER_BYTES, parse_header};
 use protocol::hello::{MAGIC, Versions};
+use protocol::hold::Ask;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,6 +78,17 @@ pub async fn status(socket: &Path) -> Result<Vec<BrickStatus>, RecorderError> {
     match ask(channel, &AdminRequest::Status, STATUS_LIMIT).await? {
         AdminResponse::Status(bricks) => Ok(bricks),
         other => done(other).map(|()| Vec::new()),
+    }
+}
+
+/// Ends the process that holds a queue of events, if there is one.
+pub async fn release(holder: &Path) {
+    let talk = async {
+        let mut channel = UnixStream::connect(holder).await?;
+        channel.write_all(&Ask::End.bytes()).await
+    };
+    if let Ok(Ok(())) = timeout(STATUS_LIMIT, talk).await {
+        tracing::info!(holder = %holder.display(), "the queue of events is not needed any more");
     }
 }
 

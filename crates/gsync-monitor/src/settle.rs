@@ -20,7 +20,12 @@ impl Machine {
             let is_on = want.bricks.values().any(|brick| brick.device == Ok(device));
             let is_needed = !ending && (is_on || recorder.bricks.keys().any(wanted));
             match recorder.process.phase {
-                Phase::Waiting(_) if !is_needed => return false,
+                Phase::Waiting(_) if !is_needed => {
+                    if !ending {
+                        effects.push(Effect::Release(device));
+                    }
+                    return false;
+                }
                 Phase::Waiting(until) if until <= now => {
                     recorder.process.phase = Phase::Starting;
                     effects.push(Effect::StartRecorder(device));

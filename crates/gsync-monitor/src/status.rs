@@ -85,6 +85,9 @@ pub struct BrickRow {
     pub recorder_pid: Option<u32>,
     /// The worker's fencing number.
     pub epoch: Option<u64>,
+    /// How often the whole brick was compared with the index since the recorder's process started.
+    #[serde(default)]
+    pub crawls: Option<u64>,
 }
 
 /// What is known of one brick of a session.
@@ -142,7 +145,8 @@ impl BrickRow {
             sent_bytes: worker.sent_bytes,
             sent_files: worker.sent_files,
             rescan: worker.rescan,
-            objects: facts.recorder.map(|brick| brick.objects),
+            objects: facts.recorder.as_ref().map(|brick| brick.objects),
+            crawls: facts.recorder.as_ref().map(|brick| brick.crawls),
             worker_pid: facts.worker_pid,
             recorder_pid: facts.recorder_pid,
             epoch: facts.epoch,
@@ -223,7 +227,7 @@ mod tests {
     }
 
     fn crawling(crawling: bool) -> Option<BrickStatus> {
-        Some(BrickStatus { brick: [0; 16], crawling, objects: 1, error: String::new() })
+        Some(BrickStatus { brick: [0; 16], crawling, objects: 1, error: String::new(), crawls: 0 })
     }
 
     #[test]

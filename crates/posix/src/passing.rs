@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
@@ -32,6 +32,11 @@ impl FdStream {
         &self.stream
     }
 
+    /// The socket alone. Descriptors that arrived and were not taken are closed.
+    pub fn into_inner(self) -> UnixStream {
+        self.stream
+    }
+
     /// Sends all bytes; the descriptors go with the first of them.
     ///
     /// # Errors
@@ -43,23 +48,35 @@ impl FdStream {
         if fds.len() > MAX_FDS || bytes.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let sent = loop {
-            match rustix::net::sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => break other?,
-            }
-        };
+        let sent = send_message(self.stream.as_fd(), bytes, fds)?;
         self.stream.write_all(&bytes[sent..])
     }
 
     /// Takes the oldest descriptor that arrived and was not taken yet.
     pub fn take_fd(&mut self) -> Option<OwnedFd> {
         self.fds.pop_front()
+    }
+}
+
+/// Sends one message with descriptors through a connected datagram socket.
+///
+/// # Errors
+/// As [`FdStream::send`].
+pub fn send_datagram(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_message(socket, bytes, fds).map(drop)
+}
+
+fn send_message(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    loop {
+        match rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
     }
 }
 

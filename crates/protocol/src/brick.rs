@@ -209,4 +209,6 @@ pub struct BrickStatus {
     pub objects: u64,
     /// The last error, empty if there is none.
     pub error: String,
+    /// How many crawls the recorder began since it started.
+    pub crawls: u64,
 }

@@ -7,6 +7,7 @@
 //! - [`rsync`]: the one way in which rsync is called
 //! - [`stage`]: content on its way into the stage of the secondary
 //! - [`brick`]: worker and recorder over a local socket
+//! - [`hold`]: who holds the recorder's queue of events
 //!
 //! Enums are append-only: a new message goes to the end of its enum and raises [`hello::VERSION_MAX`].
 
@@ -16,6 +17,7 @@ pub mod agent;
 pub mod brick;
 pub mod frame;
 pub mod hello;
+pub mod hold;
 pub mod rsync;
 pub mod stage;
 

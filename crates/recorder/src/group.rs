@@ -2,14 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use crate::dirty::Dirty;
 use crate::error::{Error, Result};
-use crate::event::Events;
 use crate::sys;
-
-/// One read(2): some thousand events.
-const BUFFER_BYTES: usize = 256 * 1024;
 
 /// What is reported. `*_SELF` and `MOVED_*` would bring nothing more; `MODIFY` stays because truncate(2) closes nothing.
 const MASK: u64 = libc::FAN_CREATE
@@ -23,13 +19,45 @@ const MASK: u64 = libc::FAN_CREATE
 /// The same for kernels before 5.17, which do not know `FAN_RENAME` and targets of entry events.
 const OLD_MASK: u64 = MASK & !libc::FAN_RENAME | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 
+const FLAGS: u32 = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
+const UNLIMITED: u32 = libc::FAN_UNLIMITED_QUEUE | libc::FAN_UNLIMITED_MARKS;
+
+/// Bytes that the kernel counts for each waiting event, however long it is.
+const EVENT_BYTES: u64 = 24;
+
+/// What the kernel says of a group.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GroupInfo {
+    /// Flags with which it was made, without those of the descriptor.
+    pub flags: u32,
+    /// Device number, as the kernel writes it, and events of the mark on a file system. None: it was unmounted.
+    pub mark: Option<(u64, u64)>,
+}
+
+impl GroupInfo {
+    /// Out of the text in `/proc/self/fdinfo`.
+    pub fn parse(text: &str) -> GroupInfo {
+        let mut info = GroupInfo::default();
+        for line in text.lines().filter_map(|line| line.strip_prefix("fanotify ")) {
+            let hex = |name: &str| {
+                let word = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix(':'))?;
+                u64::from_str_radix(word, 16).ok()
+            };
+            if let Some(flags) = hex("flags") {
+                info.flags = flags as u32;
+            } else if line.starts_with("sdev:") {
+                info.mark = hex("sdev").zip(hex("mask"));
+            }
+        }
+        info
+    }
+}
+
 /// An open group.
 #[derive(Debug)]
 pub struct Group {
     fd: OwnedFd,
     mask: u64,
-    buffer: Vec<u8>,
-    own_pid: i32,
 }
 
 impl Group {
@@ -39,21 +67,17 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Unsuitable`] with what the operator has to do.
-    pub fn open(path: &std::path::Path, limited: bool) -> Result<Group> {
-        let unlimited = if limited { 0 } else { libc::FAN_UNLIMITED_QUEUE | libc::FAN_UNLIMITED_MARKS };
-        let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | unlimited;
-        let new = flags | libc::FAN_REPORT_DFID_NAME_TARGET;
-        let old = flags | libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID;
+    pub fn open(path: &Path, limited: bool) -> Result<Group> {
         // Tried, not derived from a version: distributions port features back.
-        let (fd, mask) = match sys::fanotify_init(new) {
-            Ok(fd) => (fd, MASK),
+        let [new, old] = kinds(limited);
+        let (fd, mask) = match sys::fanotify_init(new.0) {
+            Ok(fd) => (fd, new.1),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                (sys::fanotify_init(old).map_err(|error| unsuitable(path, &error))?, OLD_MASK)
+                (sys::fanotify_init(old.0).map_err(|error| unsuitable(path, &error))?, old.1)
             }
             Err(error) => return Err(unsuitable(path, &error)),
         };
-        let own_pid = rustix::process::getpid().as_raw_nonzero().get();
-        Ok(Group { fd, mask, buffer: vec![0; BUFFER_BYTES], own_pid })
+        Ok(Group { fd, mask })
     }
 
     /// Begins to collect events of the file system on which `root` is; again: nothing happens. A mark goes without a
@@ -61,9 +85,33 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Unsuitable`] with what the operator has to do.
-    pub fn mark(&self, root: BorrowedFd<'_>, path: &std::path::Path) -> Result<()> {
+    pub fn mark(&self, root: BorrowedFd<'_>, path: &Path) -> Result<()> {
         let mark = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
         sys::fanotify_mark(self.fd.as_fd(), mark, self.mask, root).map_err(|error| unsuitable(path, &error))
+    }
+
+    /// Takes over a group that was opened by an earlier process, if it has collected events of the file system of `root`
+    /// ever since, and the same ones that a new one would. `None`, with the reason in the log, otherwise.
+    pub fn adopt(fd: OwnedFd, root: BorrowedFd<'_>, path: &Path, limited: bool) -> Option<Group> {
+        // The kernel's number of a file system is not always that of its files (btrfs); what a new mark is on tells.
+        // A mark vanishes with its file system, so one that is there saw everything.
+        let new = Group::open(path, limited).ok()?;
+        new.mark(root, path).ok()?;
+        let group = Group { fd, mask: new.mask };
+        let (held, wanted) = (group.info().ok()?, new.info().ok()?);
+        if held == wanted {
+            return Some(group);
+        }
+        tracing::warn!(?held, ?wanted, "the held queue is of another file system, or that was unmounted meanwhile");
+        None
+    }
+
+    /// What the kernel says of it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn info(&self) -> io::Result<GroupInfo> {
+        info_of(self.fd.as_fd())
     }
 
     /// Keeps the kernel from reporting what happens in a directory (our own state). Best effort: what is reported
@@ -74,40 +122,43 @@ impl Group {
             tracing::debug!(%error, "a directory of our own cannot be muted");
         }
     }
+}
 
-    /// Reads everything that has happened so far. Returns whether there was something.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn drain(&mut self, mut absorb: impl FnMut(&mut dyn FnMut(&mut Dirty))) -> io::Result<bool> {
-        let mut any = false;
-        loop {
-            let length = match rustix::io::read(&self.fd, &mut self.buffer[..]) {
-                Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(any),
-                Ok(length) => length,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            any = true;
-            let (bytes, own_pid) = (&self.buffer[..length], self.own_pid);
-            absorb(&mut |dirty| {
-                for event in Events::new(bytes) {
-                    dirty.absorb(&event, own_pid);
-                }
-            });
-        }
-    }
-
-    /// A descriptor to wait on, independent of the group's lock.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn poll_fd(&self) -> io::Result<OwnedFd> {
-        self.fd.try_clone()
+impl AsFd for Group {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
-fn unsuitable(path: &std::path::Path, error: &io::Error) -> Error {
+/// Flags and events of both kinds of groups, the better one first.
+fn kinds(limited: bool) -> [(u32, u64); 2] {
+    let flags = FLAGS | if limited { 0 } else { UNLIMITED };
+    [
+        (flags | libc::FAN_REPORT_DFID_NAME_TARGET, MASK),
+        (flags | libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID, OLD_MASK),
+    ]
+}
+
+/// What the kernel says of the group behind a descriptor.
+///
+/// # Errors
+/// What the system says.
+pub fn info_of(group: BorrowedFd<'_>) -> io::Result<GroupInfo> {
+    use std::os::fd::AsRawFd;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", group.as_raw_fd()))?;
+    Ok(GroupInfo::parse(&text))
+}
+
+/// How many events wait in a group. The kernel walks through all of them with a lock held that writers need, so this is
+/// not to be asked often.
+///
+/// # Errors
+/// What the system says.
+pub fn waiting_events(group: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::io::ioctl_fionread(group)? / EVENT_BYTES)
+}
+
+fn unsuitable(path: &Path, error: &io::Error) -> Error {
     let path = path.display();
     Error::Unsuitable(match error.raw_os_error() {
         Some(libc::EPERM) => format!("recording {path} needs CAP_SYS_ADMIN: start the recorder as root"),
@@ -121,4 +172,21 @@ fn unsuitable(path: &std::path::Path, error: &io::Error) -> Error {
         Some(libc::EINVAL | libc::ENOSYS) => format!("the kernel is too old to record {path} (5.9 is needed): {error}"),
         _ => format!("changes of {path} cannot be collected: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says_of_a_group() {
+        let text = "pos:\t0\nflags:\t02004002\nmnt_id:\t17\nino:\t26\nfanotify flags:1e33 event-flags:8000\n\
+                    fanotify ino:1 sdev:27 mflags:40 mask:0 ignored_mask:1000030e fhandle-bytes:c fhandle-type:1\n\
+                    fanotify sdev:800013 mflags:0 mask:5800030e ignored_mask:0\n";
+        let info = GroupInfo::parse(text);
+        assert_eq!(info, GroupInfo { flags: 0x1e33, mark: Some((0x80_0013, 0x5800_030e)) });
+        let unmounted = GroupInfo::parse("fanotify flags:1e33 event-flags:8000\n");
+        assert_eq!(unmounted, GroupInfo { flags: 0x1e33, mark: None });
+        assert_eq!(GroupInfo::parse("nonsense\nfanotify sdev:x mask:\n"), GroupInfo::default());
+    }
 }

@@ -7,6 +7,8 @@
 //! Layout, in the order in which a change passes through:
 //! - [`event`], `sys`: what the kernel reports, out of raw bytes
 //! - [`group`]: one fanotify group per file system
+//! - [`ring`], [`queue`]: events until they are written down
+//! - [`keeper`], [`hold`]: who holds them while there is no recorder
 //! - [`dirty`]: which names and objects are to be looked at
 //! - [`handle`], [`slot`]: file handles and the GFIDs derived from them; a name by identity
 //! - [`identity`], [`presence`]: whether a directory is the brick that was recorded before, and still there
@@ -31,16 +33,20 @@ pub mod event;
 pub mod gone;
 pub mod group;
 pub mod handle;
+pub mod hold;
 pub mod identity;
 pub mod index;
 pub mod journal;
 pub mod judge;
+pub mod keeper;
 pub mod listing;
 pub mod pipeline;
 pub mod plan;
 pub mod presence;
+pub mod queue;
 pub mod registry;
 pub mod removal;
+pub mod ring;
 pub mod server;
 pub mod slot;
 pub mod survey;

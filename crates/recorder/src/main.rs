@@ -2,12 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use recorder::hold::{HoldOptions, hold};
+use recorder::keeper::Keepers;
+use recorder::keeper::store::Manager;
+use recorder::queue::QueueOptions;
 use recorder::{Options, Registry, StopSignals, server};
 use tracing_subscriber::EnvFilter;
 
@@ -15,21 +19,54 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Bricks are attached and detached through the socket, by the monitor. SIGTERM writes everything down and ends.
 #[derive(Parser, Debug)]
-#[command(name = "gsync-recorder", version)]
+#[command(name = "gsync-recorder", version, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    mode: Option<Mode>,
     /// Socket to listen on; only the owner of the process can connect.
+    #[arg(long, required = true)]
+    socket: Option<PathBuf>,
+    /// Directory for sockets of processes that hold the queues of events while no recorder runs. Without it the service
+    /// manager holds them, if there is one that can; if not, every start crawls.
     #[arg(long)]
-    socket: PathBuf,
+    holders: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, trace, or a filter such as recorder=debug.
     #[arg(long, default_value = "info", env = "GSYNC_LOG_LEVEL")]
     log_level: String,
     /// Keep the kernel's limit of 16,384 waiting events, for tests; beyond it bricks are crawled.
     #[arg(long, hide = true)]
     limited_queue: bool,
+    /// Room for events that are not written down yet, for tests.
+    #[arg(long, hide = true)]
+    ring_bytes: Option<u64>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Mode {
+    /// Holds the queue of events of one file system (recorders start this by themselves)
+    Hold {
+        /// Socket to listen on
+        #[arg(long)]
+        socket: PathBuf,
+        /// How many events may wait, for tests
+        #[arg(long, hide = true)]
+        events_max: Option<u64>,
+    },
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let result = match (&arguments.mode, &arguments.socket) {
+        (Some(Mode::Hold { socket, events_max }), _) => {
+            let options = HoldOptions::default();
+            let options = HoldOptions { events_max: events_max.unwrap_or(options.events_max) };
+            hold(socket, options).map_err(Into::into)
+        }
+        (None, Some(socket)) => run(&arguments, socket),
+        // The command line is refused before.
+        (None, None) => Ok(()),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -41,22 +78,37 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
+fn run(arguments: &Arguments, socket: &Path) -> anyhow::Result<()> {
+    let keepers = keepers(arguments);
     let filter = EnvFilter::try_new(&arguments.log_level).context("--log-level")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     end_with_threads();
     let signals = StopSignals::block().context("cannot hold back signals")?;
     raise_descriptor_limit();
-    let registry = Arc::new(Registry::new(Options { limited_queue: arguments.limited_queue }));
-    let listener = server::listen(&arguments.socket)?;
-    tracing::info!(socket = %arguments.socket.display(), "ready");
+    let default = QueueOptions::default();
+    let ring_bytes = arguments.ring_bytes.unwrap_or(default.ring_bytes);
+    let queue = QueueOptions { limited: arguments.limited_queue, ring_bytes };
+    let registry = Arc::new(Registry::new(Options { keepers, queue }));
+    let listener = server::listen(socket)?;
+    tracing::info!(socket = %socket.display(), "ready");
     let serving = registry.clone();
     std::thread::Builder::new().name("accept".into()).spawn(move || server::serve(&listener, &serving))?;
     signals.wait();
     tracing::info!("stopping");
     registry.stop();
-    drop(std::fs::remove_file(&arguments.socket));
+    drop(std::fs::remove_file(socket));
     Ok(())
+}
+
+/// To be called first: what the service manager passed are descriptors with fixed numbers.
+fn keepers(arguments: &Arguments) -> Keepers {
+    if let Some(dir) = &arguments.holders {
+        return Keepers::Holders(dir.clone());
+    }
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return Keepers::Nobody };
+    let [pid, count, names] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(|name| std::env::var(name).ok());
+    let passed = Manager::passed(pid.as_deref(), count.as_deref(), names.as_deref());
+    Keepers::Store(Arc::new(Manager::new(socket, passed)))
 }
 
 /// A recorder of which one thread is dead records nothing and looks alive; one that ended is started again.

@@ -1,7 +1,7 @@
 //! The threads of one file system: one collects events, one drives the bricks.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -11,14 +11,15 @@ use changelog::Position;
 use protocol::brick::ACCEPT_FILE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::brick::{BATCH_MAX, Brick, BrickSpec};
+use crate::brick::{BATCH_MAX, Brick, BrickSpec, QueueState};
 use crate::dirty::{Dirty, Taken};
 use crate::disk::{Disk, Root};
 use crate::error::{Error, Result};
-use crate::group::Group;
+use crate::event::Events;
 use crate::handle::Namer;
 use crate::identity;
 use crate::index::Index;
+use crate::queue::{Drained, Queue};
 
 /// Events are collected at most this often: what happens to one object in between is merged by the kernel, which
 /// costs writers less than a reader that takes every event alone.
@@ -35,6 +36,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a barrier waits for objects that are moved to and fro.
 const BARRIER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bricks that were recorded by the process before are waited for so long: their events are kept.
+const EXPECTED_FOR: Duration = Duration::from_secs(30);
+
+/// How often it is seen to that the queue is held.
+const TEND_EVERY: Duration = Duration::from_secs(2);
 
 /// An answer to whoever sent a command.
 pub type Reply<T> = SyncSender<std::result::Result<T, String>>;
@@ -59,6 +66,8 @@ pub struct Attached {
     pub open: RwLock<Option<Open>>,
     /// Whether a crawl is running.
     pub crawling: AtomicBool,
+    /// How many crawls this process began.
+    pub crawls: AtomicU64,
     /// The last error, empty if there is none.
     pub error: Mutex<String>,
 }
@@ -83,6 +92,8 @@ struct Inbox {
 struct InboxState {
     dirty: Dirty,
     commands: Vec<Command>,
+    /// There is no room for what waits in the kernel.
+    is_full: bool,
     /// Nobody will read commands any more.
     closed: bool,
 }
@@ -90,7 +101,7 @@ struct InboxState {
 /// The threads of one file system, as others see them.
 pub struct Pipeline {
     inbox: Arc<Inbox>,
-    group: Arc<Mutex<Group>>,
+    queue: Arc<Mutex<Queue>>,
     stopping: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -100,22 +111,22 @@ impl Pipeline {
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(group: Group) -> Result<Pipeline> {
+    pub fn start(queue: Queue) -> Result<Pipeline> {
         let failed = || Error::io("start", "the threads of a file system");
-        let poll_fd = group.poll_fd().map_err(failed())?;
+        let poll_fd = queue.poll_fd().map_err(failed())?;
         let inbox = Arc::new(Inbox::default());
-        let group = Arc::new(Mutex::new(group));
+        let queue = Arc::new(Mutex::new(queue));
         let stopping = Arc::new(AtomicBool::new(false));
         let collector = {
-            let (inbox, group, stopping) = (inbox.clone(), group.clone(), stopping.clone());
-            move || collect(&poll_fd, &group, &inbox, &stopping)
+            let (inbox, queue, stopping) = (inbox.clone(), queue.clone(), stopping.clone());
+            move || collect(&poll_fd, &queue, &inbox, &stopping)
         };
-        let driver = Driver { inbox: inbox.clone(), group: group.clone(), bricks: Vec::new(), waiting: Vec::new() };
+        let driver = Driver::new(inbox.clone(), queue.clone());
         let threads = vec![
             std::thread::Builder::new().name("collect".into()).spawn(collector).map_err(failed())?,
             std::thread::Builder::new().name("drive".into()).spawn(move || driver.run()).map_err(failed())?,
         ];
-        Ok(Pipeline { inbox, group, stopping, threads: Mutex::new(threads) })
+        Ok(Pipeline { inbox, queue, stopping, threads: Mutex::new(threads) })
     }
 
     /// Sends a command to the driving thread.
@@ -127,9 +138,9 @@ impl Pipeline {
         }
     }
 
-    /// The group, to mute directories.
-    pub fn group(&self) -> MutexGuard<'_, Group> {
-        lock(&self.group)
+    /// The queue, to mute directories, or to let go of it.
+    pub fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
     }
 
     /// Waits for the threads, after [`Command::Stop`] was answered.
@@ -146,26 +157,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Takes events out of the kernel as they come.
-fn collect(poll_fd: &OwnedFd, group: &Mutex<Group>, inbox: &Inbox, stopping: &AtomicBool) {
+fn collect(poll_fd: &OwnedFd, queue: &Mutex<Queue>, inbox: &Inbox, stopping: &AtomicBool) {
     let timeout = Timespec { tv_sec: 0, tv_nsec: IDLE.as_nanos() as i64 };
+    let mut tended = Instant::now();
     while !stopping.load(Ordering::Relaxed) {
+        if tended.elapsed() >= TEND_EVERY {
+            lock(queue).tend();
+            tended = Instant::now();
+        }
         let mut fds = [PollFd::new(poll_fd, PollFlags::IN)];
         if !matches!(poll(&mut fds, Some(&timeout)), Ok(1..)) {
             continue;
         }
-        drain(group, inbox);
+        let drained = drain(queue, inbox);
         inbox.wake.notify_one();
+        if drained == Drained::Full {
+            lock(queue).cap();
+        }
         std::thread::sleep(DRAIN_EVERY);
     }
 }
 
-fn drain(group: &Mutex<Group>, inbox: &Inbox) {
-    let result = lock(group).drain(|fill| fill(&mut lock(&inbox.state).dirty));
-    if let Err(error) = result {
+fn drain(queue: &Mutex<Queue>, inbox: &Inbox) -> Drained {
+    let mut queue = lock(queue);
+    let result = queue.drain(|position, bytes, own_pid| {
+        let dirty = &mut lock(&inbox.state).dirty;
+        Events::new(bytes).for_each(|event| dirty.absorb(&event, own_pid, position));
+    });
+    let drained = result.unwrap_or_else(|error| {
         // Nothing can be read: what happened is unknown.
         tracing::error!(%error, "events cannot be read");
-        lock(&inbox.state).dirty.absorb_overflow();
-    }
+        lock(&inbox.state).dirty.absorb_overflow(queue.ring().head());
+        Drained::Nothing
+    });
+    lock(&inbox.state).is_full = drained == Drained::Full;
+    drained
 }
 
 struct Driven {
@@ -195,18 +221,22 @@ struct Next {
 /// Owns the bricks.
 struct Driver {
     inbox: Arc<Inbox>,
-    group: Arc<Mutex<Group>>,
+    queue: Arc<Mutex<Queue>>,
     bricks: Vec<Driven>,
     waiting: Vec<Waiting>,
+    started: Instant,
 }
 
 impl Driver {
+    fn new(inbox: Arc<Inbox>, queue: Arc<Mutex<Queue>>) -> Driver {
+        Driver { inbox, queue, bricks: Vec::new(), waiting: Vec::new(), started: Instant::now() }
+    }
+
     fn run(mut self) {
         loop {
             let Next { commands, taken, overflow, caught_up } = self.next();
             if overflow {
-                tracing::warn!("events were lost; all bricks of the file system are crawled");
-                self.each(Brick::start_crawl);
+                self.crawl_all();
             }
             if !taken.slots.is_empty() || !taken.objects.is_empty() {
                 self.each(|brick| brick.events(&taken));
@@ -219,12 +249,14 @@ impl Driver {
                     return;
                 }
             }
+            self.note_progress();
             self.each(|brick| {
                 if let Some(at) = caught_up {
                     brick.note_caught_up(at);
                 }
                 brick.background()
             });
+            self.acknowledge();
             self.look_for_bricks();
             self.reopen_failed();
             self.answer_barriers();
@@ -242,8 +274,58 @@ impl Driver {
         }
         let overflow = state.dirty.take_overflow();
         let taken = state.dirty.take(BATCH_MAX);
-        let caught_up = state.dirty.is_empty().then(Instant::now);
+        let caught_up = (state.dirty.is_empty() && !state.is_full).then(Instant::now);
         Next { commands: std::mem::take(&mut state.commands), taken, overflow, caught_up }
+    }
+
+    fn crawl_all(&mut self) {
+        tracing::warn!("events were lost; all bricks of the file system are crawled");
+        self.each(Brick::start_crawl);
+    }
+
+    /// Tells the bricks which events they have looked at.
+    fn note_progress(&mut self) {
+        let progress = {
+            let queue = lock(&self.queue);
+            let oldest = lock(&self.inbox.state).dirty.oldest();
+            queue.progress(oldest)
+        };
+        self.each(|brick| brick.note_progress(progress));
+    }
+
+    /// Lets go of events that are written down for good by every brick.
+    fn acknowledge(&mut self) {
+        let mut queue = lock(&self.queue);
+        let (ring, bricks) = (queue.ring(), &self.bricks);
+        let known = ring.bricks();
+        let mut done = u64::MAX;
+        for (id, covered) in &known {
+            match bricks.iter().find(|driven| driven.attached.spec.id == *id).map(|driven| &driven.brick) {
+                Some(Some(brick)) if brick.saved() > *covered => ring.set_brick(*id, brick.saved()),
+                Some(Some(_)) => {}
+                None if self.started.elapsed() < EXPECTED_FOR => {}
+                // It failed, or does not come: it will be crawled if it misses anything.
+                _ => {
+                    ring.remove_brick(*id);
+                    continue;
+                }
+            }
+        }
+        for driven in bricks {
+            if let Some(brick) = &driven.brick
+                && !known.iter().any(|(id, _)| *id == driven.attached.spec.id)
+            {
+                ring.set_brick(driven.attached.spec.id, brick.saved());
+            }
+        }
+        for (_, covered) in ring.bricks() {
+            done = done.min(covered);
+        }
+        if bricks.is_empty() && done == u64::MAX {
+            // Nobody needs what is told now.
+            done = if self.started.elapsed() < EXPECTED_FOR { 0 } else { ring.head() };
+        }
+        ring.acknowledge(done);
     }
 
     /// Does something with every brick; one that fails is closed, to be opened again.
@@ -263,7 +345,7 @@ impl Driver {
             Command::Attach(attached, reply) => {
                 let now = Instant::now();
                 let mut driven = Driven { attached, brick: None, reopen_at: now, looked_at: now };
-                let result = driven.open(&self.group);
+                let result = driven.open(&self.queue, true);
                 if result.is_ok() {
                     self.bricks.push(driven);
                 }
@@ -279,6 +361,7 @@ impl Driver {
                     result = driven.close();
                     false
                 });
+                lock(&self.queue).ring().remove_brick(id);
                 drop(reply.send(result.map_err(|error| error.chain())));
             }
             Command::Barrier(brick, reply) => {
@@ -288,11 +371,13 @@ impl Driver {
             Command::Stop(reply) => {
                 self.catch_up();
                 for driven in &mut self.bricks {
-                    if let Err(error) = driven.close() {
-                        tracing::error!(path = %driven.attached.spec.path.display(), error = %error.chain(), "not closed cleanly");
-                    }
+                    let Some(Err(error)) = driven.brick.as_mut().map(Brick::finish) else { continue };
+                    let path = driven.attached.spec.path.display();
+                    tracing::error!(path = %path, error = %error.chain(), "not closed cleanly");
+                    driven.let_go();
                 }
-                self.bricks.clear();
+                self.acknowledge();
+                self.bricks.iter_mut().for_each(Driven::let_go);
                 drop(reply.send(Ok(())));
                 return true;
             }
@@ -302,18 +387,26 @@ impl Driver {
 
     /// Works on everything that happened before this call.
     fn catch_up(&mut self) {
-        drain(&self.group, &self.inbox);
-        let (taken, overflow) = {
-            let mut state = lock(&self.inbox.state);
-            (state.dirty.take(usize::MAX), state.dirty.take_overflow())
-        };
-        if overflow {
-            self.each(Brick::start_crawl);
+        loop {
+            let drained = drain(&self.queue, &self.inbox);
+            let (taken, overflow) = {
+                let mut state = lock(&self.inbox.state);
+                (state.dirty.take(usize::MAX), state.dirty.take_overflow())
+            };
+            if overflow {
+                self.crawl_all();
+            }
+            self.each(|brick| {
+                brick.events(&taken)?;
+                brick.pay_owed(true)
+            });
+            self.note_progress();
+            if drained != Drained::Full {
+                return;
+            }
+            self.each(Brick::make_durable);
+            self.acknowledge();
         }
-        self.each(|brick| {
-            brick.events(&taken)?;
-            brick.pay_owed(true)
-        });
     }
 
     /// Lets go of bricks that are not where they were.
@@ -335,7 +428,7 @@ impl Driver {
     fn reopen_failed(&mut self) {
         for driven in &mut self.bricks {
             if driven.brick.is_none() && Instant::now() >= driven.reopen_at {
-                if let Err(error) = driven.open(&self.group) {
+                if let Err(error) = driven.open(&self.queue, false) {
                     driven.fail(&error);
                 } else {
                     tracing::info!(path = %driven.attached.spec.path.display(), "brick opened again");
@@ -343,6 +436,9 @@ impl Driver {
             }
             let crawling = driven.brick.as_ref().is_none_or(Brick::crawling);
             driven.attached.crawling.store(crawling, Ordering::Relaxed);
+            if let Some(brick) = &mut driven.brick {
+                driven.attached.crawls.fetch_add(brick.take_crawls(), Ordering::Relaxed);
+            }
         }
     }
 
@@ -370,17 +466,25 @@ impl Driver {
 }
 
 impl Driven {
-    fn open(&mut self, group: &Mutex<Group>) -> Result<()> {
+    /// Opens the brick. `is_trusted`: its index may go on where it ended.
+    fn open(&mut self, queue: &Mutex<Queue>, is_trusted: bool) -> Result<()> {
         let spec = self.attached.spec.clone();
         let root = Root::open(&spec.path)?;
         let admitted = identity::admit(&spec.path, &spec.state, &root)?;
-        // Events first: what happens from now on is seen, either by the crawl or by them.
-        lock(group).mark(root.fd(), &spec.path)?;
-        let namer = Namer::new(spec.id, &admitted.identity);
-        let brick = Brick::open(spec.clone(), Arc::new(Disk::new(root, &spec.path, namer)), &admitted)?;
+        let state = {
+            let mut queue = lock(queue);
+            // Events first: what happens from now on is seen, either by the crawl or by them.
+            queue.mark(root.fd(), &spec.path)?;
+            QueueState { progress: queue.progress(None), acked: is_trusted.then(|| queue.ring().acked()) }
+        };
+        let disk = Arc::new(Disk::new(root, &spec.path, Namer::new(spec.id, &admitted.identity)));
+        let mut brick = Brick::open(spec, disk, &admitted, &state)?;
+        if let Some(from) = brick.resume_from() {
+            brick.resume(missed(queue, from))?;
+        }
         let open = Open { disk: brick.disk().clone(), index: brick.index().clone() };
         *self.attached.open.write().unwrap_or_else(PoisonError::into_inner) = Some(open);
-        self.attached.crawling.store(true, Ordering::Relaxed);
+        self.attached.crawling.store(brick.crawling(), Ordering::Relaxed);
         lock(&self.attached.error).clear();
         self.brick = Some(brick);
         Ok(())
@@ -408,4 +512,17 @@ impl Driven {
         *self.attached.open.write().unwrap_or_else(PoisonError::into_inner) = None;
         self.brick = None;
     }
+}
+
+/// The events behind a position in the ring, as far as they were read.
+fn missed(queue: &Mutex<Queue>, from: u64) -> Dirty {
+    let (mut queue, mut missed) = (lock(queue), Dirty::default());
+    let replayed = queue.ring().replay(from, |position, bytes| {
+        Events::new(bytes).for_each(|event| missed.absorb(&event, None, position));
+    });
+    if let Err(error) = replayed {
+        tracing::warn!(%error, "the ring of events is damaged");
+        missed.absorb_overflow(from);
+    }
+    missed
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -13,15 +13,18 @@ use protocol::brick::BrickStatus;
 use crate::brick::BrickSpec;
 use crate::disk::Root;
 use crate::error::{Error, Result};
-use crate::group::Group;
 use crate::identity;
+use crate::keeper::Keepers;
 use crate::pipeline::{Attached, Command, Pipeline, Reply};
+use crate::queue::{Queue, QueueOptions};
 
 /// How a recorder works.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Leave the kernel's limit of 16,384 waiting events in place; beyond it bricks are crawled.
-    pub limited_queue: bool,
+    /// Who holds the queues of events while no recorder runs.
+    pub keepers: Keepers,
+    /// How new queues are made.
+    pub queue: QueueOptions,
 }
 
 struct Entry {
@@ -56,28 +59,30 @@ impl Registry {
         let root = Root::open(&spec.path)?;
         identity::admit(&spec.path, &spec.state, &root)?;
         let device = root.id().0;
-        drop(root);
         let pipeline = match pipelines.get(&device) {
             Some(pipeline) => pipeline.clone(),
             None => {
-                let group = Group::open(&spec.path, self.options.limited_queue)?;
-                let pipeline = Arc::new(Pipeline::start(group)?);
+                let keeper = self.options.keepers.of(device);
+                let queue = Queue::open(keeper, root.fd(), &spec.path, self.options.queue)?;
+                let pipeline = Arc::new(Pipeline::start(queue)?);
                 pipelines.insert(device, pipeline.clone());
                 pipeline
             }
         };
+        drop(root);
         mute(&pipeline, &spec);
         let attached = Arc::new(Attached {
             spec,
             open: RwLock::new(None),
             crawling: AtomicBool::new(true),
+            crawls: AtomicU64::new(0),
             error: Mutex::new(String::new()),
         });
         let result = ask(&pipeline, |reply| Command::Attach(attached.clone(), reply));
         if result.is_ok() {
             self.bricks_mut().insert(id, Entry { attached, pipeline });
         } else {
-            self.stop_unused(&mut pipelines);
+            self.stop_unused(&mut pipelines, false);
         }
         result.map_err(Error::Unsuitable)
     }
@@ -92,7 +97,7 @@ impl Registry {
         let Some(entry) = entry else { return Err(Error::Unsuitable("the brick is not attached".into())) };
         let result = ask(&entry.pipeline, |reply| Command::Detach(id, reply));
         drop(entry);
-        self.stop_unused(&mut pipelines);
+        self.stop_unused(&mut pipelines, true);
         result.map_err(Error::Unsuitable)
     }
 
@@ -108,6 +113,7 @@ impl Registry {
                     brick: *id,
                     crawling: attached.crawling.load(Ordering::Relaxed),
                     objects: objects.unwrap_or(0),
+                    crawls: attached.crawls.load(Ordering::Relaxed),
                     error: attached.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
                 }
             })
@@ -187,13 +193,19 @@ impl Registry {
         Ok(Some(BrickSpec { id, path, state }))
     }
 
-    fn stop_unused(&self, pipelines: &mut HashMap<u64, Arc<Pipeline>>) {
+    /// Ends what no brick uses; `for_ever`: also the queue of events, which would be kept otherwise.
+    fn stop_unused(&self, pipelines: &mut HashMap<u64, Arc<Pipeline>>, for_ever: bool) {
         let bricks = self.bricks.read().unwrap_or_else(PoisonError::into_inner);
         pipelines.retain(|_, pipeline| {
             let used = bricks.values().any(|entry| Arc::ptr_eq(&entry.pipeline, pipeline));
             if !used {
                 drop(ask(pipeline, Command::Stop));
                 pipeline.join();
+                let mut queue = pipeline.queue();
+                // Others that were recorded before may still come.
+                if for_ever && queue.ring().bricks().is_empty() {
+                    queue.forget();
+                }
             }
             used
         });
@@ -241,7 +253,7 @@ fn mute(pipeline: &Pipeline, spec: &BrickSpec) {
     drop(std::fs::create_dir_all(spec.journal_dir()));
     for dir in [spec.state.clone(), spec.journal_dir()] {
         if let Ok(dir) = std::fs::File::open(&dir) {
-            pipeline.group().ignore(dir.as_fd());
+            pipeline.queue().group().ignore(dir.as_fd());
         }
     }
 }

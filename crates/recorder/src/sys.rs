@@ -1,8 +1,11 @@
-//! The system calls that no crate of ours wraps: fanotify, file handles, waiting for a signal.
+//! The system calls that no crate of ours wraps: fanotify, file handles, shared memory, waiting for a signal.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use crate::handle::{HANDLE_BYTES_MAX, Handle};
 
@@ -120,4 +123,96 @@ impl StopSignals {
         // SAFETY: both pointers are to our own memory.
         while unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } != 0 {}
     }
+}
+
+/// A memory file mapped as long as this lives, shared with every process that has its descriptor.
+///
+/// The bytes are only touched through copies and atomic numbers; no reference to them is ever given out.
+#[derive(Debug)]
+pub struct Shared {
+    begin: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: it is plain memory; concurrent access is by atomic numbers, and to the rest by whoever owns the ring in it.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Maps the first `bytes` of a memory file, which must be sealed against shrinking.
+    pub fn map(file: BorrowedFd<'_>, bytes: usize) -> io::Result<Shared> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: the kernel chooses the place, so nothing that is mapped is replaced.
+        let begin = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, file.as_raw_fd(), 0) };
+        if begin == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let begin = NonNull::new(begin.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Shared { begin, bytes })
+    }
+
+    /// The number at an offset that is a multiple of 8.
+    pub fn number(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at + 8 <= self.bytes, "a number outside of the memory");
+        // SAFETY: inside of the mapping and aligned, see above; it lives as long as `self`; everybody uses atomics.
+        unsafe { AtomicU64::from_ptr(self.begin.as_ptr().add(at).cast()) }
+    }
+
+    /// Makes bytes zero, which also brings their pages into memory.
+    pub fn clear(&self, range: Range<usize>) {
+        let length = self.check(&range);
+        // SAFETY: inside of the mapping.
+        unsafe { std::ptr::write_bytes(self.begin.as_ptr().add(range.start), 0, length) }
+    }
+
+    /// Writes bytes.
+    pub fn put(&self, at: usize, bytes: &[u8]) {
+        let length = self.check(&(at..at + bytes.len()));
+        // SAFETY: inside of the mapping, which `bytes` is not a part of.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.begin.as_ptr().add(at), length) }
+    }
+
+    /// Copies bytes to the end of `out`.
+    pub fn copy(&self, range: Range<usize>, out: &mut Vec<u8>) {
+        let length = self.check(&range);
+        let before = out.len();
+        out.resize(before + length, 0);
+        // SAFETY: both are as long as `length`, and do not overlap.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.begin.as_ptr().add(range.start), out[before..].as_mut_ptr(), length);
+        }
+    }
+
+    /// Lets the kernel write what it reads from `file` right there: nothing is lost when the process ends meanwhile.
+    pub fn read_from(&self, file: BorrowedFd<'_>, range: Range<usize>) -> io::Result<usize> {
+        let length = self.check(&range);
+        // SAFETY: inside of the mapping.
+        let read = unsafe { libc::read(file.as_raw_fd(), self.begin.as_ptr().add(range.start).cast(), length) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn check(&self, range: &Range<usize>) -> usize {
+        assert!(range.start <= range.end && range.end <= self.bytes, "bytes outside of the memory");
+        range.end - range.start
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length, and no reference into it is left.
+        unsafe { libc::munmap(self.begin.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// Takes a descriptor that the process was started with.
+///
+/// # Errors
+/// Where it is not open.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes integers; it fails where the number is not open, and keeps programs that are started later
+    // from inheriting it.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and only the code that reads what systemd passed calls this, once a number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

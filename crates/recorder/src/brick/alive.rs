@@ -16,14 +16,11 @@ impl Brick {
     pub(super) fn beat(&mut self, clean: bool) -> Result<()> {
         let boot = boot_id();
         self.heartbeat = Instant::now();
-        self.index.edit(true, |edit| {
+        self.save(|edit| {
             edit.set_meta("boot", &boot)?;
             edit.set_meta("clean", &[u8::from(clean)])?;
             edit.set_meta("heartbeat", &now_secs().to_le_bytes())
-        })?;
-        self.undurable = false;
-        self.durable = Instant::now();
-        Ok(())
+        })
     }
 }
 

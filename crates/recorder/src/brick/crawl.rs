@@ -37,6 +37,7 @@ impl Brick {
     pub(super) fn begin_crawl(&mut self) -> Result<()> {
         self.listing = None;
         self.crawling = true;
+        self.crawls += 1;
         let view = self.index.view()?;
         self.index.edit(false, |edit| {
             edit.clear_crawl()?;

@@ -4,6 +4,7 @@
 //! ahead of the changelog; where it is behind, the changelog is its redo log.
 //!
 //! - `opening`: what is checked before the index is believed; `alive`: how the last run ended
+//! - `resuming`: going on after an earlier process, without a crawl
 //! - `recording`: from what events mentioned to changelog and index
 //! - `crawl`: what takes long
 
@@ -11,6 +12,7 @@ mod alive;
 mod crawl;
 mod opening;
 mod recording;
+mod resuming;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -23,11 +25,14 @@ use crate::batch::Owing;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::identity::Admitted;
-use crate::index::Index;
-use crate::index::redo::redo;
+use crate::index::redo::{Redone, redo};
+use crate::index::{Index, Pending};
 use crate::journal::Journal;
 use crate::listing::Listing;
+use crate::queue::Progress;
 use crate::slot::Slot;
+pub use resuming::QueueState;
+use resuming::Saved;
 
 /// Names in one batch: bounds memory and the time for which other work waits.
 pub const BATCH_MAX: usize = 4096;
@@ -84,15 +89,26 @@ pub struct Brick {
     undurable: bool,
     durable: Instant,
     heartbeat: Instant,
+    /// Which events were looked at; told before each step.
+    progress: Progress,
+    /// Up to where in the ring everything is in the durable index.
+    saved: u64,
+    /// Where the events begin that are to be looked at again, after a start without a crawl.
+    resume_from: Option<u64>,
+    /// There are keys of these in the table `pending`.
+    has_pending: bool,
+    /// Crawls that were begun and not counted yet.
+    crawls: u64,
 }
 
 impl Brick {
-    /// Opens changelog and index, brings the index up to the changelog, and begins a crawl. Events must be collected
-    /// already.
+    /// Opens changelog and index, brings the index up to the changelog, and begins a crawl, unless the queue of events
+    /// has told of everything since the index was written ([`Brick::resume`] is to be called then). Events must be
+    /// collected already.
     ///
     /// # Errors
     /// What system, changelog or index say; [`Error::NeedsConsent`] when the brick is empty and was not before.
-    pub fn open(spec: BrickSpec, disk: Arc<Disk>, admitted: &Admitted) -> Result<Brick> {
+    pub fn open(spec: BrickSpec, disk: Arc<Disk>, admitted: &Admitted, queue: &QueueState) -> Result<Brick> {
         std::fs::create_dir_all(&spec.state).map_err(Error::io("create", &spec.state))?;
         let has_journal = spec.journal_dir().join(changelog::layout::HTIME_DIR).is_dir();
         let journal = Journal::open(&spec.journal_dir())?;
@@ -104,7 +120,10 @@ impl Brick {
             opening::set_aside(&path, "its changelog is gone")?;
             index = opening::open_index(&path)?;
         }
-        let redone = redo(&index, journal.dir())?;
+        // Of a brick that took the place of another one the index knows nothing yet.
+        let saved = Saved::read(&index)?.filter(|saved| saved.continues(queue) && !admitted.replaced);
+        let Redone { records: redone, unproven } = redo(&index, journal.dir(), saved.is_some())?;
+        let saved = saved.filter(|_| !unproven);
         if !admitted.consented {
             opening::check_not_emptied(&index, &disk)?;
         }
@@ -132,8 +151,19 @@ impl Brick {
             undurable: false,
             durable: now,
             heartbeat: now,
+            progress: queue.progress,
+            saved: 0,
+            resume_from: None,
+            has_pending: true,
+            crawls: 0,
         };
-        brick.begin_crawl()?;
+        match saved {
+            Some(saved) => brick.go_on(&saved, redone > 0)?,
+            None => {
+                brick.index.edit(false, |edit| edit.clear_pending(Pending::Redone))?;
+                brick.begin_crawl()?;
+            }
+        }
         brick.beat(false)?;
         Ok(brick)
     }
@@ -156,6 +186,11 @@ impl Brick {
     /// Whether a crawl is running.
     pub fn crawling(&self) -> bool {
         self.crawling
+    }
+
+    /// How many crawls were begun since the last call.
+    pub fn take_crawls(&mut self) -> u64 {
+        std::mem::take(&mut self.crawls)
     }
 
     /// Where the changelog ends.
@@ -196,7 +231,9 @@ impl Brick {
         }
         self.pay_owed(false)?;
         self.journal.roll_if_due()?;
-        if self.undurable && self.durable.elapsed() >= DURABLE_EVERY {
+        let gain = self.progress.position - self.saved;
+        let is_pressed = self.progress.wanted.is_some_and(|wanted| gain >= wanted);
+        if is_pressed || (self.undurable && self.durable.elapsed() >= DURABLE_EVERY) {
             self.make_durable()?;
         }
         if self.heartbeat.elapsed() >= HEARTBEAT_EVERY {
@@ -208,6 +245,24 @@ impl Brick {
     /// Notes that no events were waiting at this time.
     pub fn note_caught_up(&mut self, at: Instant) {
         self.caught_up = at;
+    }
+
+    /// Notes which events were looked at by now. Where some were thrown away unread, a crawl begins.
+    ///
+    /// # Errors
+    /// As [`Brick::start_crawl`].
+    pub fn note_progress(&mut self, progress: Progress) -> Result<()> {
+        if progress.lost != self.progress.lost {
+            tracing::warn!(path = %self.spec.path.display(), "events were thrown away");
+            self.start_crawl()?;
+        }
+        self.progress = progress;
+        Ok(())
+    }
+
+    /// Up to where in the ring everything is written down for good.
+    pub fn saved(&self) -> u64 {
+        self.saved
     }
 
     /// Writes everything down and ends the slice.

@@ -108,8 +108,7 @@ impl Brick {
         self.doomed.extend(outcome.doomed.drain(..));
         let moved = std::mem::take(&mut outcome.moved);
         // During a crawl a directory may come from where it has not been yet to where it has been.
-        let half_removed = self.half_removed.is_some_and(|since| since.elapsed() < HALF_REMOVED_FOR);
-        if self.crawling || !self.doomed.is_empty() || half_removed {
+        if self.crawling || !self.doomed.is_empty() || self.is_half_removed() {
             outcome.dirs.extend(moved);
         }
         let crawling = self.crawling;
@@ -161,10 +160,15 @@ impl Brick {
         if self.owed.len() > OWED_MAX { self.pay_owed(true) } else { Ok(()) }
     }
 
-    pub(super) fn make_durable(&mut self) -> Result<()> {
-        self.index.edit(true, |_| Ok(()))?;
-        self.undurable = false;
-        self.durable = Instant::now();
-        Ok(())
+    pub(super) fn is_half_removed(&self) -> bool {
+        self.half_removed.is_some_and(|since| since.elapsed() < HALF_REMOVED_FOR)
+    }
+
+    /// Makes everything durable that was looked at.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn make_durable(&mut self) -> Result<()> {
+        self.save(|_| Ok(()))
     }
 }

@@ -4,7 +4,7 @@ use changelog::{Gfid, Position};
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::row::gfid_from;
-use super::{ENTRIES, LOST, META, NAMES, OBJECTS, Row, TODO, entry_key, name_key};
+use super::{ENTRIES, LOST, META, NAMES, OBJECTS, PENDING, Pending, Row, TODO, entry_key, name_key};
 use crate::error::Result;
 use crate::slot::Slot;
 
@@ -15,6 +15,7 @@ pub struct Edit<'txn> {
     names: Table<'txn, &'static [u8], ()>,
     todo: Table<'txn, u64, &'static [u8]>,
     lost: Table<'txn, &'static [u8], ()>,
+    pending: Table<'txn, &'static [u8], ()>,
     meta: Table<'txn, &'static str, &'static [u8]>,
 }
 
@@ -26,6 +27,7 @@ impl<'txn> Edit<'txn> {
             names: transaction.open_table(NAMES)?,
             todo: transaction.open_table(TODO)?,
             lost: transaction.open_table(LOST)?,
+            pending: transaction.open_table(PENDING)?,
             meta: transaction.open_table(META)?,
         })
     }
@@ -121,6 +123,23 @@ impl<'txn> Edit<'txn> {
         self.todo.retain(|_, _| false)?;
         self.lost.retain(|_, _| false)?;
         Ok(())
+    }
+
+    /// Notes something that is not finished.
+    pub fn add_pending(&mut self, kind: Pending, key: &[u8]) -> Result<()> {
+        self.pending.insert([&[kind as u8], key].concat().as_slice(), ())?;
+        Ok(())
+    }
+
+    /// Strikes it off.
+    pub fn remove_pending(&mut self, kind: Pending, key: &[u8]) -> Result<()> {
+        self.pending.remove([&[kind as u8], key].concat().as_slice())?;
+        Ok(())
+    }
+
+    /// Strikes everything of a kind off.
+    pub fn clear_pending(&mut self, kind: Pending) -> Result<()> {
+        Ok(self.pending.retain_in::<&[u8], _>([kind as u8].as_slice()..[kind as u8 + 1].as_slice(), |_, ()| false)?)
     }
 
     /// Notes how far the changelog is contained.

@@ -34,8 +34,23 @@ pub(crate) const NAMES: TableDefinition<'static, &[u8], ()> = TableDefinition::n
 pub(crate) const TODO: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("todo");
 /// GFID of a directory, name: missing there while a crawl runs, and the object not found elsewhere yet.
 pub(crate) const LOST: TableDefinition<'static, &[u8], ()> = TableDefinition::new("lost");
+/// [`Pending`], key -> nothing: what the process had in memory when this was committed.
+pub(crate) const PENDING: TableDefinition<'static, &[u8], ()> = TableDefinition::new("pending");
 /// Name of a value -> value.
 pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
+
+/// Kinds of keys in the table `pending`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pending {
+    /// GFID of a directory, name: to be looked at again, its object was not found.
+    Deferred = 1,
+    /// GFID of a directory that left the brick: what was below it is to be removed.
+    Doomed = 2,
+    /// GFID of a file that is owed a D record.
+    Owed = 3,
+    /// GFID of a directory, name: from the changelog, not compared with the brick yet.
+    Redone = 4,
+}
 
 /// An open index.
 pub struct Index {

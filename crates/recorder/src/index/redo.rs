@@ -9,37 +9,51 @@ use std::path::Path;
 use changelog::{EntryOp, Fop, Gfid, JournalReader, Position, Record};
 use posix::Kind;
 
-use super::{Edit, Index, Row, Stamp};
+use super::{Edit, Index, Pending, Row, Stamp, entry_key};
 use crate::error::Result;
 use crate::slot::Slot;
 
 /// Records in one transaction.
 const BATCH: usize = 8192;
 
-/// Carries out what the changelog has behind the index's position. Returns how many records that were.
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Redone {
+    /// Records that were carried out.
+    pub records: u64,
+    /// The changelog cannot prove that these were all.
+    pub unproven: bool,
+}
+
+/// Carries out what the changelog has behind the index's position. With `remember`, the names in it are noted as
+/// pending and new directories as to be listed: nothing is known of the objects that were made but that they exist.
 ///
 /// # Errors
 /// What changelog or index say.
-pub fn redo(index: &Index, journal: &Path) -> Result<u64> {
+pub fn redo(index: &Index, journal: &Path, remember: bool) -> Result<Redone> {
     let from = index.view()?.position()?.unwrap_or(Position::START);
     let mut reader = JournalReader::open(journal, from)?;
-    let mut count = 0;
+    let mut redone = Redone::default();
     loop {
         let batch = reader.read(BATCH)?;
         for span in &batch.unproven {
             // Records that are missing here can leave names on the secondary of which nobody knows; a worker that
             // reads the same changelog is told of the same span and rescans.
             tracing::warn!(?span, "the changelog has an unproven span");
+            redone.unproven = true;
         }
-        count += batch.records.len() as u64;
+        redone.records += batch.records.len() as u64;
         index.edit(batch.at_tail, |edit| {
             for (_, record) in &batch.records {
                 apply(edit, record)?;
+                if remember {
+                    note(edit, record)?;
+                }
             }
             edit.set_position(batch.next)
         })?;
         if batch.at_tail {
-            return Ok(count);
+            return Ok(redone);
         }
     }
 }
@@ -57,6 +71,18 @@ fn apply(edit: &mut Edit<'_>, record: &Record) -> Result<()> {
         }
         EntryOp::Unlink(entry, _) | EntryOp::Rmdir(entry, _) => edit.remove_name(&entry.into()).map(drop),
     }
+}
+
+fn note(edit: &mut Edit<'_>, record: &Record) -> Result<()> {
+    let Record::Entry(gfid, op) = record else { return Ok(()) };
+    for entry in [Some(op.entry()), op.new_entry()].into_iter().flatten() {
+        edit.add_pending(Pending::Redone, &entry_key(&entry.into()))?;
+    }
+    let is_new = matches!(op, EntryOp::Mkdir(..)) || op.entry().parent == Gfid::PARKING;
+    if is_new && edit.object(*gfid)?.is_some_and(|row| row.is_dir()) {
+        edit.add_todo(*gfid)?;
+    }
+    Ok(())
 }
 
 fn add(edit: &mut Edit<'_>, gfid: Gfid, slot: &Slot, kind: Kind) -> Result<()> {

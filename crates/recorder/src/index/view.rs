@@ -6,7 +6,7 @@ use changelog::{Gfid, Position};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 
 use super::row::gfid_from;
-use super::{ENTRIES, LOST, META, NAMES, OBJECTS, Row, TODO, entry_key, name_key};
+use super::{ENTRIES, LOST, META, NAMES, OBJECTS, PENDING, Pending, Row, TODO, entry_key, name_key};
 use crate::error::Result;
 use crate::slot::Slot;
 
@@ -17,6 +17,7 @@ pub struct View {
     names: ReadOnlyTable<&'static [u8], ()>,
     todo: ReadOnlyTable<u64, &'static [u8]>,
     lost: ReadOnlyTable<&'static [u8], ()>,
+    pending: ReadOnlyTable<&'static [u8], ()>,
     meta: ReadOnlyTable<&'static str, &'static [u8]>,
 }
 
@@ -28,6 +29,7 @@ impl View {
             names: transaction.open_table(NAMES)?,
             todo: transaction.open_table(TODO)?,
             lost: transaction.open_table(LOST)?,
+            pending: transaction.open_table(PENDING)?,
             meta: transaction.open_table(META)?,
         })
     }
@@ -130,6 +132,32 @@ impl View {
             }
         }
         Ok(found)
+    }
+
+    /// The first `max` keys of a kind, behind `after`.
+    pub fn pending(&self, kind: Pending, after: Option<&[u8]>, max: usize) -> Result<Vec<Vec<u8>>> {
+        let begin = [&[kind as u8], after.unwrap_or_default()].concat();
+        let begin = if after.is_some() { Bound::Excluded(begin.as_slice()) } else { Bound::Included(begin.as_slice()) };
+        let mut found = Vec::new();
+        for item in self.pending.range::<&[u8]>((begin, Bound::Unbounded))?.take(max) {
+            let (key, _) = item?;
+            let Some(key) = key.value().strip_prefix(&[kind as u8]) else { break };
+            found.push(key.to_vec());
+        }
+        Ok(found)
+    }
+
+    /// The first `max` names of a kind, behind `after`.
+    pub fn pending_names(&self, kind: Pending, after: Option<&Slot>, max: usize) -> Result<Vec<Slot>> {
+        let keys = self.pending(kind, after.map(entry_key).as_deref(), max)?;
+        let slots = keys.iter().filter_map(|key| key.split_at_checked(16));
+        slots.map(|(parent, name)| Ok(Slot::new(gfid_from(parent)?, name))).collect()
+    }
+
+    /// The first `max` GFIDs of a kind, behind `after`.
+    pub fn pending_gfids(&self, kind: Pending, after: Option<Gfid>, max: usize) -> Result<Vec<Gfid>> {
+        let keys = self.pending(kind, after.as_ref().map(|gfid| gfid.0.as_slice()), max)?;
+        keys.iter().map(|key| gfid_from(key)).collect()
     }
 
     /// The changelog's position when this was committed.

@@ -3,12 +3,14 @@
 
 pub mod client;
 pub mod filesystem;
+pub mod holders;
 pub mod model;
 pub mod process;
 pub mod writers;
 
 pub use client::Client;
 pub use filesystem::{FileSystem, KINDS};
+pub use holders::Holders;
 pub use model::Model;
 pub use process::Recorder;
 

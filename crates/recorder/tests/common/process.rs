@@ -39,6 +39,11 @@ impl Recorder {
         self.run.path().join("s/socket")
     }
 
+    /// How many crawls it began, of all bricks.
+    pub fn crawls(&self) -> u64 {
+        self.admin().status().iter().map(|status| status.crawls).sum()
+    }
+
     /// A connection for administration.
     pub fn admin(&self) -> Admin {
         Admin::connect(&self.socket())
