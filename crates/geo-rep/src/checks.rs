@@ -5,28 +5,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use cluster::Secondary;
+use protocol::check::Location;
 
 use crate::address::Declared;
 use crate::exit::problem;
-
-/// State of replication at the root of a secondary; such a directory is ours already.
-const PRIVATE_DIR: &str = ".gsync";
-
-/// What a new file system may have in it.
-const IGNORED: &str = "lost+found";
-
-/// What is at the secondary's place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// Nothing, in an existing directory.
-    Missing,
-    /// An empty directory.
-    Empty,
-    /// A directory that was a secondary before.
-    Ours,
-    /// A directory with something in it.
-    Filled,
-}
 
 /// Returns the primary directory, absolute and without links.
 pub fn primary(path: &Path) -> anyhow::Result<PathBuf> {
@@ -44,6 +26,10 @@ pub fn primary(path: &Path) -> anyhow::Result<PathBuf> {
     if !found.is_dir() {
         return Err(problem(format!("the primary {shown} is not a directory"), "name the directory to be replicated"));
     }
+    if let Err(error) = fs::read_dir(&found) {
+        let hint = "the recorder reads it as root; are you in a container, or is it on FUSE or NFS with root squashed?";
+        return Err(problem(format!("the primary {shown} cannot be read: {error}"), hint));
+    }
     if found == Path::new("/") {
         let hint = "name a directory below; a file system that is mounted there is no part of it";
         return Err(problem("the root directory cannot be replicated", hint));
@@ -51,21 +37,18 @@ pub fn primary(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(found)
 }
 
-/// Returns a local secondary, absolute and without links, and what is there.
-pub fn local_secondary(path: &Path) -> anyhow::Result<(PathBuf, Place)> {
+/// Returns a local secondary, absolute and without links; it need not be there yet.
+pub fn local_secondary(path: &Path) -> anyhow::Result<PathBuf> {
     let shown = path.display();
     match fs::canonicalize(path) {
-        Ok(found) if found.is_dir() => {
-            let place = look(&found)?;
-            Ok((found, place))
-        }
+        Ok(found) if found.is_dir() => Ok(found),
         Ok(_) => Err(problem(format!("the secondary {shown} is not a directory"), "name an empty directory")),
         Err(error) if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
             let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
                 return Err(problem(format!("the secondary {shown} cannot be used"), "name an empty directory"));
             };
             match fs::canonicalize(parent) {
-                Ok(parent) if parent.is_dir() => Ok((parent.join(name), Place::Missing)),
+                Ok(parent) if parent.is_dir() => Ok(parent.join(name)),
                 _ => Err(problem(
                     format!("neither the secondary {shown} nor the directory above it exists"),
                     "create it, or mount the file system that it is on",
@@ -74,30 +57,6 @@ pub fn local_secondary(path: &Path) -> anyhow::Result<(PathBuf, Place)> {
         }
         Err(error) => Err(problem(format!("the secondary {shown} cannot be looked at: {error}"), "check its path")),
     }
-}
-
-fn look(path: &Path) -> anyhow::Result<Place> {
-    let mut place = Place::Empty;
-    for entry in fs::read_dir(path)? {
-        let name = entry?.file_name();
-        if name == PRIVATE_DIR {
-            return Ok(Place::Ours);
-        }
-        if name != IGNORED {
-            place = Place::Filled;
-        }
-    }
-    Ok(place)
-}
-
-/// Refuses a secondary with unknown things in it.
-pub fn is_usable(place: Place, shown: &str, force: bool) -> anyhow::Result<()> {
-    if place != Place::Filled || force {
-        return Ok(());
-    }
-    let hint = "empty it or name another one; with --force it is taken as it is, and what is in the way of \
-                replicated files is put into quarantine below .gsync";
-    Err(problem(format!("the secondary {shown} is not empty"), hint))
 }
 
 /// Refuses directories that lie in each other.
@@ -120,12 +79,22 @@ pub fn are_apart(primary: &Path, secondary: &Path) -> anyhow::Result<()> {
 pub fn is_apart_from_state(what: &str, path: &Path, own: &[&Path]) -> anyhow::Result<()> {
     for dir in own {
         let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
-        if dir.starts_with(path) || path.starts_with(&dir) {
+        let overlaps = located(path).zip(located(&dir)).is_some_and(|(a, b)| a.overlaps(&b));
+        if overlaps || dir.starts_with(path) || path.starts_with(&dir) {
             let text = format!("the {what} {} and our own directory {} overlap", path.display(), dir.display());
             return Err(problem(text, "choose another --state-dir or --run-dir, or another directory"));
         }
     }
     Ok(())
+}
+
+/// Where a directory is, whatever it is mounted as; of a missing one, where it would be.
+pub fn located(path: &Path) -> Option<Location> {
+    let existing = path.ancestors().find(|above| above.exists())?;
+    let rest = path.strip_prefix(existing).ok()?;
+    let (device, base) = posix::location::locate(existing).ok()?;
+    let whole = if rest.as_os_str().is_empty() { base } else { base.join(rest) };
+    Some(Location { device, path: whole.display().to_string() })
 }
 
 /// Refuses a secondary that overlaps with a directory of another session.
@@ -184,4 +153,11 @@ pub fn is_installed(program: &Path) -> bool {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// The version that an rsync says of itself; `None` when it cannot be started.
+pub fn rsync_version(program: &Path) -> Option<String> {
+    let output =
+        std::process::Command::new(program).arg("--version").stdin(std::process::Stdio::null()).output().ok()?;
+    protocol::rsync::parse_version(&String::from_utf8_lossy(&output.stdout)).map(ToOwned::to_owned)
 }

@@ -65,6 +65,14 @@ pub enum Command {
     Quickstart(Quickstart),
 }
 
+/// Declares a session, after checking both sides. Everything that stands in the way is told at once, and nothing is
+/// changed then.
+///
+/// Checked are: both directories and whether they overlap, the release of the agent over there, user and rights, room
+/// and inodes, features of the file system, rsync where it is used, both clocks, and whether another session uses the
+/// secondary.
+///
+/// A secondary must be empty or have been one before; with --adopt or --quarantine it may hold something.
 #[derive(Args, Debug)]
 pub struct Create {
     /// Directory to be replicated
@@ -84,10 +92,22 @@ pub struct Create {
     /// gsync-agent on the secondary [default: in PATH there, or where it is here]
     #[arg(long)]
     pub remote_agent: Option<String>,
-    /// Do not log in on the secondary; print the line for its authorized_keys instead
+    /// Do not log in on the secondary; print the line for its authorized_keys instead (nothing is checked there)
     #[arg(long)]
     pub no_push: bool,
-    /// Take a secondary that is not empty as it is
+    /// Which engine carries file data: tar sends whole files, rsync sends differences [default: tar]
+    #[arg(long, value_name = "ENGINE")]
+    pub sync_engine: Option<String>,
+    /// The secondary holds an older copy: keep what is equal, send what differs, quarantine what is left over
+    #[arg(long, conflicts_with_all = ["quarantine", "no_push"])]
+    pub adopt: bool,
+    /// Move everything that the secondary holds to .gsync/quarantine over there first
+    #[arg(long, conflicts_with = "no_push")]
+    pub quarantine: bool,
+    /// Show what would be done, and what stands in the way; change nothing
+    #[arg(long, conflicts_with = "no_push")]
+    pub dry_run: bool,
+    /// Overrule those findings that say that --force does
     #[arg(long)]
     pub force: bool,
 }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cluster::options::{self, OPTIONS, OptionError};
-use cluster::{Secondary, Session, Settings, SyncEngine, settings};
+use cluster::{Session, Settings, SyncEngine, settings};
 use gsync_monitor::api::Request;
 
+use crate::assess;
 use crate::checks;
 use crate::cli::Config;
+use crate::door::Door;
 use crate::exit::{Exit, problem};
 use crate::monitor::Monitor;
-use crate::pairing::ssh::Login;
 
 /// What is done with the settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,27 +95,20 @@ fn check_use(monitor: &Monitor, session: &Session, name: &str, value: &str) -> a
             Err(problem(format!("there is no key {value}"), "name a private key"))
         }
         "rsync-command" | "sync-engine" if settings.sync_engine == SyncEngine::Rsync => {
-            if !checks::is_installed(&settings.rsync_command) {
-                return Err(missing(&settings.rsync_command));
-            }
-            match &session.secondary {
-                Secondary::Ssh { .. } => check_rsync_there(monitor, session),
-                Secondary::Local { .. } => Ok(()),
-            }
+            check_rsyncs(monitor, session, &settings.rsync_command)
         }
         _ => Ok(()),
     }
 }
 
-/// The agent over there knows whether it has rsync. A secondary that cannot be reached now is no reason to refuse.
-fn check_rsync_there(monitor: &Monitor, session: &Session) -> anyhow::Result<()> {
-    let Some(login) = Login::of_session(session, &monitor.state)? else { return Ok(()) };
-    let output = login.run(&["gsync", "check"], b"")?;
-    let Ok(answer) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return Ok(()) };
-    if answer.get("rsync").is_some_and(serde_json::Value::is_null) {
-        let text = format!("there is no rsync on {}", login.destination);
-        return Err(problem(text, "install rsync over there, or stay with sync-engine tar"));
-    }
+/// Refuses an rsync that is missing or too old, on either side. A secondary that cannot be reached now is no reason to
+/// refuse.
+fn check_rsyncs(monitor: &Monitor, session: &Session, command: &Path) -> anyhow::Result<()> {
+    assess::refuse(assess::rsync_findings("on this machine", checks::rsync_version(command).as_deref()), false)?;
+    let door = Door::of_session(session, &monitor.state, monitor.programs.find("gsync-agent"))?;
+    let Ok(report) = door.check() else { return Ok(()) };
+    let whose = format!("on the side of {}", session.secondary);
+    assess::refuse(assess::rsync_findings(&whose, report.rsync.as_deref()), false)?;
     Ok(())
 }
 

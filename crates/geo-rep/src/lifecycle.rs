@@ -8,6 +8,7 @@ use gsync_monitor::status::SessionReport;
 
 use crate::address::Declared;
 use crate::cli::{Resume, Which};
+use crate::door::Door;
 use crate::exit::{Exit, problem};
 use crate::monitor::{Link, Monitor};
 
@@ -84,13 +85,20 @@ pub fn delete(monitor: &Monitor, which: &Which) -> anyhow::Result<Exit> {
     let (session, force) = find(&declared, which)?;
     // The key goes with the session; its line over there has to be taken out by hand.
     let key = std::fs::read_to_string(monitor.state.session_key(session.id).with_extension("pub")).ok();
+    let door = Door::of_session(session, &monitor.state, monitor.programs.find("gsync-agent"))?;
     let transition = Transition::Delete;
+    // While its key is still there; only when the deletion will be accepted.
+    let may_delete = session.desired.after(transition, force).is_ok();
+    let released = if may_delete { door.release(&session.id.to_string()) } else { Ok(()) };
     link.change(&Request::Transition { session: session.name.clone(), transition, force })?;
     println!(
         "Deleting geo-replication session between {} & {} has been successful",
         session.primary, session.secondary
     );
     println!("The data on {} stays as it is.", session.secondary);
+    if let Err(error) = released {
+        println!("{} could not be told ({error}); the next create there needs --force.", session.secondary);
+    }
     if let (Secondary::Ssh { .. }, Some(key)) = (&session.secondary, key) {
         let key: Vec<&str> = key.split_whitespace().take(2).collect();
         let to = session.secondary.destination().unwrap_or_default();

@@ -3,7 +3,9 @@
 //! Layout
 //! - [`cli`]: what can be typed; [`exit`]: how it ends, errors and hints
 //! - [`address`]: which session is meant; [`monitor`]: reaching the monitor, starting it when there is none
-//! - [`create`], [`checks`], [`pairing`]: declaring a session; everything is checked before anything is changed
+//! - [`create`]: declaring a session; everything is checked before anything is changed
+//! - [`checks`], [`usage`], [`assess`]: this side, what it holds, and what stands in the way
+//! - [`door`], [`pairing`]: asking the agent of the secondary; access to another machine
 //! - [`lifecycle`]: start, stop, pause, resume, delete
 //! - [`status`], [`config`]: looking and tuning
 //! - [`verifying`]: comparing both trees; [`journal`]: looking into changelogs
@@ -12,10 +14,12 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod assess;
 mod checks;
 mod cli;
 mod config;
 mod create;
+mod door;
 mod exit;
 mod journal;
 mod lifecycle;
@@ -24,6 +28,7 @@ mod pairing;
 mod quickstart;
 mod sample;
 mod status;
+mod usage;
 mod verifying;
 
 use std::process::ExitCode;

@@ -100,6 +100,12 @@ impl Monitor {
         Ok((link, declared))
     }
 
+    /// What is declared, without starting anything; empty when no monitor runs.
+    pub fn declared_now(&self) -> anyhow::Result<Declared> {
+        let link = self.try_reach(&self.run.monitor_socket())?;
+        link.map_or_else(|| Ok(Declared::default()), |mut link| link.declared())
+    }
+
     fn start(&self) -> anyhow::Result<Child> {
         for dir in [self.state.path(), &self.state.logs()] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);

@@ -96,6 +96,10 @@ fn options(primary: PathBuf, secondary: String, name: &str) -> Create {
         ssh_identity: None,
         remote_agent: None,
         no_push: false,
+        sync_engine: None,
+        adopt: false,
+        quarantine: false,
+        dry_run: false,
         force: false,
     }
 }

@@ -17,11 +17,16 @@ impl Rig {
         let built = Path::new(env!("CARGO_BIN_EXE_geo-rep")).parent().unwrap();
         for (name, program) in [
             ("gsync-monitor", "gsync-monitor"),
+            ("gsync-agent", "gsync-agent"),
             ("gsync-recorder", "examples/fake_recorder"),
             ("gsync-worker", "examples/fake_worker"),
         ] {
             let program = built.join(program);
-            assert!(program.exists(), "{} is missing: cargo test -p gsync-monitor builds it", program.display());
+            assert!(
+                program.exists(),
+                "{} is missing: cargo test -p gsync-monitor -p gsync-agent builds it",
+                program.display()
+            );
             symlink(program, bin.join(name)).unwrap();
         }
         fs::create_dir(dir.path().join("data")).unwrap();
@@ -130,10 +135,10 @@ fn mistakes_of_create_change_nothing() {
     rig.refuses("create @/outer @/empty --name first", "already a session named 'first'");
     rig.refuses("create @/outer @/ours", "is the secondary of session 'first' already");
     rig.refuses("create @/outer @/ours/deep", "overlaps");
-    rig.refuses("create @/outer @/data", "is not empty");
-    fs::remove_dir(rig.path("data/inner")).unwrap();
     rig.refuses("create @/outer @/data", "the primary of session 'first'");
-    rig.works("create @/data @/full --force --name second");
+    fs::remove_dir(rig.path("data/inner")).unwrap();
+    rig.refuses("create @/data @/full --force", "is not empty");
+    rig.works("create @/data @/full --adopt --name second");
     rig.works("create @/data @/fresh");
     assert!(rig.path("fresh").is_dir(), "the last component is made");
     let rows: serde_json::Value = serde_json::from_str(&rig.works("status --json")).unwrap();

@@ -13,6 +13,7 @@ use protocol::hello::Versions;
 use crate::apply::prepare::{self, MAX_PREPARE};
 use crate::apply::{self, Staging};
 use crate::channel::control::Reply;
+use crate::claim;
 use crate::crawl::open_tree;
 use crate::error::{AgentError, Trouble};
 use crate::private::Private;
@@ -143,6 +144,7 @@ impl Applier {
         if hello.versions.common(&Versions::ours()).is_none() {
             return Err(Refusal::Version);
         }
+        claim::admit(&self.private, hello)?;
         let (can_clone, parked) = match &self.tree {
             Ok(tree) => (tree.can_clone, tree.list_parked(MAX_PARKED)),
             Err(reason) => return Err(Refusal::Root(reason.clone())),

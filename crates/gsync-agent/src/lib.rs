@@ -9,7 +9,7 @@
 //! - [`apply`]: statements carried out
 //! - [`tree`]: objects and names below the root, and what is done with them
 //! - [`stamp`], [`index`], [`crawl`]: identity on the objects, the index of it, made again when it is lost
-//! - [`state`]: mark, pending list and epoch
+//! - [`state`]: mark, pending list and epoch; [`claim`]: which session the root belongs to
 //! - [`private`]: `.gsync/` below the root
 //! - [`error`]
 //!
@@ -19,6 +19,7 @@
 pub mod applier;
 pub mod apply;
 pub mod channel;
+pub mod claim;
 pub mod crawl;
 pub mod door;
 pub mod error;

@@ -31,6 +31,12 @@ enum Command {
         #[arg(last = true)]
         words: Vec<String>,
     },
+    /// Says as JSON what a directory is like that is to become a secondary; changes nothing
+    Check {
+        /// Directory of the secondary, which need not be there yet
+        #[arg(long)]
+        root: PathBuf,
+    },
     /// Serves a directory until nobody needs it any more (doors start this by themselves)
     Serve {
         /// Directory of the secondary
@@ -48,6 +54,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Door { root, words } => run_door(&root, words),
+        Command::Check { root } => door::say(&door::check::check(&root)),
         Command::Serve { root, idle_exit_seconds, detach } => run_serve(&root, idle_exit_seconds, detach),
     };
     match result {

@@ -161,6 +161,7 @@ impl Tools {
         let config = WorkerConfig {
             session: key.session.to_string(),
             session_name: spec.session_name.clone(),
+            node: self.node.clone(),
             replica_set: spec.replica_set,
             brick: key.brick.to_string(),
             brick_path: spec.brick_path.clone(),

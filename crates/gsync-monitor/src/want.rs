@@ -121,11 +121,12 @@ fn secondary(session: &Session, settings: &Settings, node: &Node<'_>) -> Seconda
         Secondary::Local { path } => {
             SecondaryConfig::Local { path: path.clone(), agent: node.programs.find("gsync-agent") }
         }
-        Secondary::Ssh { user, host, .. } => {
+        Secondary::Ssh { user, host, path } => {
             let own_key = || node.state.session_key(session.id);
             SecondaryConfig::Ssh {
                 user: user.clone(),
                 host: host.clone(),
+                path: path.clone(),
                 port: settings.ssh_port,
                 identity: Some(settings.ssh_identity.clone().unwrap_or_else(own_key)),
                 known_hosts: Some(node.state.known_hosts(session.id)),

@@ -12,6 +12,8 @@ pub struct WorkerConfig {
     pub session: String,
     /// Name of the session, for messages.
     pub session_name: String,
+    /// Name of the node of the brick, for messages.
+    pub node: String,
     /// Number of the replica set in the volume, from 0.
     pub replica_set: u32,
     /// Identity of the brick (UUID text).
@@ -50,6 +52,8 @@ pub enum SecondaryConfig {
         user: Option<String>,
         /// Host name or address.
         host: String,
+        /// The secondary's root over there; the agent has to serve this one.
+        path: PathBuf,
         /// Port of sshd.
         port: u16,
         /// Private key.
@@ -61,6 +65,15 @@ pub enum SecondaryConfig {
         /// The ssh program.
         command: PathBuf,
     },
+}
+
+impl SecondaryConfig {
+    /// The secondary's root.
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            SecondaryConfig::Local { path, .. } | SecondaryConfig::Ssh { path, .. } => path,
+        }
+    }
 }
 
 /// Which engine carries file data.

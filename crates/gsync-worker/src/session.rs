@@ -86,6 +86,9 @@ pub async fn replicate(
         replica_set: config.replica_set,
         brick: brick_id,
         epoch: config.epoch,
+        root: config.secondary.path().as_os_str().as_encoded_bytes().to_vec(),
+        name: config.session_name.clone(),
+        primary: format!("{}:{}", config.node, config.brick_path.display()),
     };
     let (control, welcome) = Control::connect(&target, &hello).await?;
     let engine = engine(config, target, &control, &welcome.stage_token).await?;
@@ -113,16 +116,18 @@ pub async fn replicate(
 fn target(config: &WorkerConfig) -> Target {
     match &config.secondary {
         SecondaryConfig::Local { path, agent } => Target::Local { root: path.clone(), agent: agent.clone() },
-        SecondaryConfig::Ssh { user, host, port, identity, known_hosts, options, command } => Target::Ssh(SshTarget {
-            user: user.clone(),
-            host: host.clone(),
-            port: *port,
-            identity: identity.clone(),
-            known_hosts: known_hosts.clone(),
-            options: options.clone(),
-            command: command.clone(),
-            control_path: config.run_dir.join("ssh"),
-        }),
+        SecondaryConfig::Ssh { user, host, port, identity, known_hosts, options, command, .. } => {
+            Target::Ssh(SshTarget {
+                user: user.clone(),
+                host: host.clone(),
+                port: *port,
+                identity: identity.clone(),
+                known_hosts: known_hosts.clone(),
+                options: options.clone(),
+                command: command.clone(),
+                control_path: config.run_dir.join("ssh"),
+            })
+        }
     }
 }
 

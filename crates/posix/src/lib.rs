@@ -3,11 +3,13 @@
 //! Layout:
 //! - [`object`]: one object's type, mode, owner, times, xattrs and link target: read from and applied to a descriptor
 //! - [`beneath`]: opening below a directory without ever leaving it
+//! - [`location`]: where a directory is on its file system, whatever it is mounted as
 //! - [`passing`]: descriptors sent through Unix sockets
 //! - [`writers`]: whether somebody has a file open for writing right now
 //! - [`xattrs`]: extended attributes without a path
 
 pub mod beneath;
+pub mod location;
 pub mod object;
 pub mod passing;
 mod sys;

@@ -40,6 +40,12 @@ pub struct WorkerHello {
     pub brick: [u8; 16],
     /// Fencing number of this ACTIVE.
     pub epoch: u64,
+    /// The directory that the session names as its secondary; the agent refuses when it serves another one.
+    pub root: Vec<u8>,
+    /// Which session this is, for the operator of another one that wants the same root.
+    pub name: String,
+    /// Node and directory of the primary, likewise.
+    pub primary: String,
 }
 
 /// The agent's answer.
@@ -154,6 +160,18 @@ pub enum Refusal {
     /// The root cannot be used as it is.
     #[error("the secondary cannot be used: {0}")]
     Root(String),
+    /// The forced command leads to another directory than the session names.
+    #[error(
+        "the session's key leads to {served}, not to the session's directory; mend --root in the key's line of \
+         authorized_keys over there, or delete and create the session"
+    )]
+    OtherRoot {
+        /// What the agent serves.
+        served: String,
+    },
+    /// Another session uses the root.
+    #[error("{0}")]
+    Claimed(String),
 }
 
 /// A request or a response with its number.

@@ -4,6 +4,7 @@
 //! - [`frame`]: length, checksum, postcard body; how a frame is read and written
 //! - [`hello`]: magic bytes and version ranges, the first thing on every channel
 //! - [`agent`]: worker and agent over a control channel
+//! - [`check`]: what the operator's command asks an agent
 //! - [`rsync`]: the one way in which rsync is called
 //! - [`stage`]: content on its way into the stage of the secondary
 //! - [`brick`]: worker and recorder over a local socket
@@ -15,6 +16,7 @@
 
 pub mod agent;
 pub mod brick;
+pub mod check;
 pub mod frame;
 pub mod hello;
 pub mod hold;

@@ -19,6 +19,9 @@ pub const CLIENT_OPTIONS: [&str; 8] = [
     "--from0",
 ];
 
+/// The oldest rsync that knows what we ask of it, on either side.
+pub const OLDEST: (u32, u32) = (3, 2);
+
 /// What the client gives as the host where the remote shell needs none; the door drops it.
 pub const LOCAL_HOST: &str = "agent";
 
@@ -45,6 +48,19 @@ pub fn parse_server_args<'a>(args: &[&'a str]) -> Option<&'a str> {
     is_token(token).then_some(token)
 }
 
+/// The version in what `rsync --version` prints, e.g. `3.2.7`.
+pub fn parse_version(text: &str) -> Option<&str> {
+    let mut words = text.split_ascii_whitespace().skip_while(|word| *word != "version");
+    words.nth(1)
+}
+
+/// Whether a version is at least [`OLDEST`].
+pub fn is_new_enough(version: &str) -> bool {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let found: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    found >= OLDEST
+}
+
 /// Whether this is a stage token.
 pub fn is_token(text: &str) -> bool {
     text.len() == TOKEN_LEN && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
@@ -67,6 +83,16 @@ mod tests {
 
     fn parse(line: &str) -> Option<&str> {
         parse_server_args(&line.split(' ').collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        let text = "rsync  version 3.2.7  protocol version 31\nCopyright";
+        assert_eq!(parse_version(text), Some("3.2.7"));
+        assert_eq!(parse_version("sh: not found"), None);
+        for (version, expected) in [("3.2.7", true), ("3.10.0", true), ("4.0", true), ("3.1.3", false), ("x", false)] {
+            assert_eq!(is_new_enough(version), expected, "{version}");
+        }
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl SshTarget {
         option("Compression=no".into());
         option("ClearAllForwardings=yes".into());
         if let Some(file) = &self.known_hosts {
-            option(format!("UserKnownHostsFile={}", file.display()));
+            option(format!("UserKnownHostsFile={}", option_value(file)));
             option("StrictHostKeyChecking=yes".into());
         }
         if let Some(identity) = &self.identity {
@@ -110,6 +110,12 @@ impl SshTarget {
     }
 }
 
+/// A path as the value of an option of ssh, which splits at blanks and expands what follows a per cent sign.
+fn option_value(path: &Path) -> String {
+    let escaped = path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("\"{escaped}\"")
+}
+
 /// rsync splits `-e` at blanks and knows single quotes; a quote inside is doubled.
 fn quoted(word: &Path) -> String {
     format!("'{}'", word.display().to_string().replace('\'', "''"))
@@ -118,6 +124,30 @@ fn quoted(word: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // The file was given to ssh as it is: ssh took each word of it for a file, and no host key was known.
+    #[test]
+    fn a_known_hosts_file_may_have_blanks_in_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a \"b\" 100%n \\c");
+        std::fs::write(&file, "").unwrap();
+        let target = SshTarget {
+            user: None,
+            host: "far".into(),
+            port: 22,
+            identity: None,
+            known_hosts: Some(file.clone()),
+            options: Vec::new(),
+            command: "ssh".into(),
+            control_path: "/run/c".into(),
+        };
+        let line = target.base();
+        let output = std::process::Command::new(&line[0]).args(&line[1..]).args(["-F", "none", "-G", "far"]).output();
+        let Ok(output) = output else { return eprintln!("SKIPPED: there is no ssh") };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let shown = text.lines().find_map(|line| line.strip_prefix("userknownhostsfile "));
+        assert_eq!(shown.map(|shown| shown.replace("%%", "%")), Some(file.display().to_string()), "{text}");
+    }
 
     #[test]
     fn a_local_channel_is_a_child() {

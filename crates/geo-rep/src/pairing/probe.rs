@@ -1,28 +1,19 @@
 //! What the other machine is like: one script, one answer of `name=value` lines. Parsing is pure.
 
-use crate::checks::Place;
+use protocol::check::Report;
 
 /// Run by `sh -s -- DIRECTORY AGENT AGENT-HERE` over there; changes nothing.
 pub const SCRIPT: &str = r#"
 dir=$1 agent=$2 here=$3
 echo gsync-probe=1
-echo "uid=$(id -u)"
-echo "machine=$(cat /etc/machine-id 2>/dev/null)"
 path=$(command -v "${agent:-gsync-agent}" 2>/dev/null)
 if [ -z "$path" ] && [ -z "$agent" ] && [ -x "$here" ]; then path=$here; fi
 case $path in /*) ;; *) path= ;; esac
 echo "agent=$path"
-if [ -n "$path" ]; then echo "version=$("$path" --version 2>&1 | head -n 1)"; fi
-if [ -d "$dir" ]; then
-    dir=$(cd -P -- "$dir" && pwd -P)
-    if [ -d "$dir/.gsync" ]; then echo place=ours
-    elif [ -n "$(ls -A -- "$dir" | grep -v -x 'lost+found' | head -n 1)" ]; then echo place=filled
-    else echo place=empty; fi
-elif [ -e "$dir" ] || [ -L "$dir" ]; then echo place=other
-elif [ -d "$(dirname -- "$dir")" ]; then
-    dir=$(cd -P -- "$(dirname -- "$dir")" && pwd -P)/$(basename -- "$dir"); echo place=missing
-else echo place=lost; fi
-echo "path=$dir"
+if [ -n "$path" ]; then
+    echo "version=$("$path" --version 2>&1 | head -n 1)"
+    echo "check=$("$path" check --root "$dir" 2>/dev/null)"
+fi
 echo end=1
 "#;
 
@@ -32,27 +23,20 @@ mkdir -p "$HOME/.ssh"; keys="$HOME/.ssh/authorized_keys"; touch "$keys"
 if [ -s "$keys" ] && [ -n "$(tail -c 1 "$keys")" ]; then echo >> "$keys"; fi
 grep -q -x -F -e "$line" "$keys" || printf '%s\n' "$line" >> "$keys"; echo installed"#;
 
-/// Run likewise: takes the line out again.
+/// Run likewise: takes the line out again, and the directory when it was made (its name is given then) and is empty.
 pub const REMOVE: &str = r#"set -e; umask 077; IFS= read -r line; keys="$HOME/.ssh/authorized_keys"
-grep -v -x -F -e "$line" "$keys" > "$keys.gsync" || true; cat "$keys.gsync" > "$keys"; rm -f "$keys.gsync""#;
+grep -v -x -F -e "$line" "$keys" > "$keys.gsync" || true; cat "$keys.gsync" > "$keys"; rm -f "$keys.gsync"
+if [ -n "$1" ]; then rmdir -- "$1" 2>/dev/null || true; fi"#;
 
 /// What the script said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Probe {
-    /// Whether we log in as root.
-    pub is_root: bool,
-    /// Identity of the machine, to notice that it is this one.
-    pub machine: String,
     /// Absolute path of gsync-agent; absent if there is none.
     pub agent: Option<String>,
     /// What the agent says of its version.
     pub version: String,
-    /// What is at the secondary's place; absent if it cannot be used.
-    pub place: Option<Place>,
-    /// Whether the directory above is missing (rather than something else being in the place).
-    pub is_parent_missing: bool,
-    /// The directory without links, as it is named over there.
-    pub path: String,
+    /// What the agent says of the directory; absent when it is of a release that does not know the question.
+    pub report: Option<Report>,
 }
 
 impl Probe {
@@ -67,21 +51,9 @@ impl Probe {
                 continue;
             }
             match name {
-                "uid" => probe.is_root = value == "0",
-                "machine" => probe.machine = value.into(),
                 "agent" => probe.agent = Some(value.to_owned()).filter(|path| path.starts_with('/')),
                 "version" => probe.version = value.into(),
-                "path" => probe.path = value.into(),
-                "place" => {
-                    probe.is_parent_missing = value == "lost";
-                    probe.place = match value {
-                        "missing" => Some(Place::Missing),
-                        "empty" => Some(Place::Empty),
-                        "ours" => Some(Place::Ours),
-                        "filled" => Some(Place::Filled),
-                        _ => None,
-                    };
-                }
+                "check" => probe.report = serde_json::from_str(value).ok(),
                 "end" => ended = true,
                 _ => {}
             }
@@ -111,39 +83,32 @@ mod tests {
     }
 
     #[test]
-    fn the_script_tells_the_places_apart() {
+    fn the_script_finds_and_asks_the_agent() {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        for name in ["empty one", "filled", "ours", "new-fs"] {
-            std::fs::create_dir(root.join(name)).unwrap();
-        }
-        std::fs::write(root.join("filled/x"), "").unwrap();
-        std::fs::create_dir(root.join("ours/.gsync")).unwrap();
-        std::fs::create_dir(root.join("new-fs/lost+found")).unwrap();
-        std::fs::write(root.join("file"), "").unwrap();
-        for (name, place) in [
-            ("empty one", Some(Place::Empty)),
-            ("filled", Some(Place::Filled)),
-            ("ours", Some(Place::Ours)),
-            ("new-fs", Some(Place::Empty)),
-            ("it's missing", Some(Place::Missing)),
-            ("file", None),
-            ("a/b", None),
-        ] {
-            let found = probe(&root.join(name), "", "/bin/sh");
-            assert_eq!(found.place, place, "{name}");
-            assert_eq!(found.is_parent_missing, name == "a/b");
-            if place.is_some() {
-                assert_eq!(found.path, root.join(name).to_str().unwrap());
+        let agent = dir.path().join("it's an agent");
+        let script = "#!/bin/sh\n[ \"$1\" = --version ] && echo agent 9 && exit\necho \"{\\\"path\\\": \\\"$3\\\"}\"\n";
+        std::fs::write(&agent, script).unwrap();
+        let mut mode = std::fs::metadata(&agent).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
+        std::fs::set_permissions(&agent, mode).unwrap();
+        let root = dir.path().join("a b");
+        for (named, here) in [(agent.to_str().unwrap(), "/nothing"), ("", agent.to_str().unwrap())] {
+            let found = probe(&root, named, here);
+            if named.is_empty() && found.agent.as_deref() != agent.to_str() {
+                // One is installed on this machine, in PATH.
+                continue;
             }
+            assert_eq!((found.agent.as_deref(), found.version.as_str()), (agent.to_str(), "agent 9"));
+            assert_eq!(found.report.unwrap().path, root.to_str().unwrap());
         }
-        assert_eq!(probe(&root, "cat", "").agent.as_deref().map(|path| path.ends_with("/cat")), Some(true));
+        let other = probe(&root, "cat", "");
+        assert!(other.agent.is_some() && other.report.is_none(), "{other:?}");
         assert_eq!(probe(&root, "no-such-program", "/bin/sh").agent, None);
     }
 
     #[test]
     fn anything_else_is_no_answer() {
-        assert_eq!(Probe::parse("uid=0\nend=1\n"), None);
-        assert_eq!(Probe::parse("gsync-probe=1\nuid=0\n"), None, "cut off");
+        assert_eq!(Probe::parse("agent=/x\nend=1\n"), None);
+        assert_eq!(Probe::parse("gsync-probe=1\nagent=/x\n"), None, "cut off");
     }
 }

@@ -53,7 +53,7 @@ impl Login {
         option("ServerAliveInterval=5".into());
         option("ServerAliveCountMax=3".into());
         option("ClearAllForwardings=yes".into());
-        option(format!("UserKnownHostsFile=\"{}\"", self.known_hosts.display()));
+        option(format!("UserKnownHostsFile={}", option_value(&self.known_hosts)));
         option(format!("StrictHostKeyChecking={}", if self.accept_new { "accept-new" } else { "yes" }));
         if let Some(port) = self.port {
             option(format!("Port={port}"));
@@ -84,6 +84,12 @@ impl Login {
         }
         Ok(child.wait_with_output()?)
     }
+}
+
+/// A path as the value of an option of ssh, which splits at blanks and expands what follows a per cent sign.
+fn option_value(path: &Path) -> String {
+    let escaped = path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("\"{escaped}\"")
 }
 
 /// The known keys of a host in the operator's own file, so that a pinned host is not trusted anew.

@@ -6,11 +6,15 @@
 //! - [`asked`]: what a door says to the agent
 //! - [`connect`]: reaching the agent, starting it when there is none
 //! - [`rsync`]: becoming the rsync server
-//! - [`check`]: what the secondary is like, for the operator
+//! - [`check`], [`features`]: what the secondary is like, for the operator
+//! - [`prepare`], [`census`]: making it ready for a session
 
 pub mod asked;
+pub mod census;
 pub mod check;
 pub mod connect;
+pub mod features;
+pub mod prepare;
 pub mod rsync;
 pub mod words;
 
@@ -27,18 +31,26 @@ use words::Task;
 /// # Errors
 /// [`AgentError`] with what the operator on the other side has to know.
 pub fn run(root: &Path, asked: &[String], program: &Path) -> Result<(), AgentError> {
-    let system = |tried| move |source| AgentError::System { tried, source };
     match words::parse(asked)? {
         Task::Control => pass(root, program, Asked::Control),
         Task::Stage => pass(root, program, Asked::Stage),
         Task::Rsync { token, options } => rsync::run(root, &token, &options),
         // Reads only, so it needs no agent.
         Task::Manifest => Ok(verify::serve(root, std::io::stdin().lock(), std::io::stdout().lock())?),
-        Task::Check => {
-            let line = check::check(root).to_string() + "\n";
-            std::io::stdout().write_all(line.as_bytes()).map_err(system("writing the answer"))
-        }
+        Task::Check => say(&check::check(root)),
+        Task::Prepare => say(&prepare::prepare(root, std::io::stdin().lock())),
+        Task::Release => say(&prepare::release(root, std::io::stdin().lock())),
     }
+}
+
+/// Writes one JSON object to stdout.
+///
+/// # Errors
+/// [`AgentError::System`].
+pub fn say(answer: &impl serde::Serialize) -> Result<(), AgentError> {
+    let system = |source| AgentError::System { tried: "writing the answer", source };
+    let line = serde_json::to_string(answer).map_err(|e| system(e.into()))? + "\n";
+    std::io::stdout().write_all(line.as_bytes()).map_err(system)
 }
 
 /// Hands stdin and stdout to the agent and waits until it is done with them.

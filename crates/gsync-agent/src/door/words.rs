@@ -24,6 +24,10 @@ pub enum Task {
     Manifest,
     /// What the secondary is like.
     Check,
+    /// Make it ready for a session.
+    Prepare,
+    /// Give it free again.
+    Release,
     /// The rsync server.
     Rsync {
         /// The stage that it writes into.
@@ -55,6 +59,8 @@ pub fn parse(words: &[String]) -> Result<Task, AgentError> {
         ["gsync", "stage"] => Task::Stage,
         ["gsync", "manifest"] => Task::Manifest,
         ["gsync", "check"] => Task::Check,
+        ["gsync", "prepare"] => Task::Prepare,
+        ["gsync", "release"] => Task::Release,
         [LOCAL_HOST, rest @ ..] | rest => {
             let token = parse_server_args(rest).ok_or_else(refused)?;
             let options = rest[1..rest.len() - 1].iter().map(ToString::to_string).collect();

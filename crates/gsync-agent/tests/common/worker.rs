@@ -95,7 +95,16 @@ impl Door {
 }
 
 pub fn hello(epoch: u64) -> WorkerHello {
-    WorkerHello { versions: Versions::ours(), session: [1; 16], replica_set: 0, brick: [2; 16], epoch }
+    WorkerHello {
+        versions: Versions::ours(),
+        session: [1; 16],
+        replica_set: 0,
+        brick: [2; 16],
+        epoch,
+        root: Vec::new(),
+        name: "test".into(),
+        primary: "here:/primary".into(),
+    }
 }
 
 /// A worker with its control channel.
@@ -117,7 +126,11 @@ impl Worker {
     pub fn try_connect(root: &Path, hello: &WorkerHello) -> Result<Worker, Option<Box<AgentHello>>> {
         let mut door = Door::open(root, &["gsync", "control"]);
         door.exchange_magic();
-        let _ = door.send(hello);
+        let mut hello = hello.clone();
+        if hello.root.is_empty() {
+            hello.root = root.as_os_str().as_encoded_bytes().to_vec();
+        }
+        let _ = door.send(&hello);
         match door.receive() {
             Ok(AgentHello::Welcome(welcome)) => Ok(Worker { root: root.into(), door, welcome, number: 0 }),
             other => Err(other.ok().map(Box::new)),
