@@ -1,6 +1,7 @@
 //! Where the secondary is and how a channel to it is started.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use protocol::rsync::LOCAL_HOST;
@@ -79,7 +80,7 @@ impl Target {
 impl SshTarget {
     /// Program and options that every call has.
     pub(crate) fn base(&self) -> Vec<OsString> {
-        let mut line: Vec<OsString> = vec![self.command.clone().into(), "-S".into(), self.control_path.clone().into()];
+        let mut line: Vec<OsString> = vec![self.command.clone().into(), "-S".into(), literal(&self.control_path)];
         let mut option = |text: String| line.extend([OsString::from("-o"), text.into()]);
         option("BatchMode=yes".into());
         option("ServerAliveInterval=5".into());
@@ -95,7 +96,7 @@ impl SshTarget {
         }
         if let Some(identity) = &self.identity {
             option("IdentitiesOnly=yes".into());
-            line.extend([OsString::from("-i"), identity.into()]);
+            line.extend([OsString::from("-i"), literal(identity)]);
         }
         line.extend(self.options.iter().map(OsString::from));
         line
@@ -108,6 +109,12 @@ impl SshTarget {
             None => self.host.clone(),
         }
     }
+}
+
+/// A path as an argument of ssh, which expands what follows a per cent sign.
+fn literal(path: &Path) -> OsString {
+    let bytes = path.as_os_str().as_bytes().iter();
+    OsString::from_vec(bytes.flat_map(|&c| std::iter::repeat_n(c, if c == b'%' { 2 } else { 1 })).collect())
 }
 
 /// A path as the value of an option of ssh, which splits at blanks and expands what follows a per cent sign.
