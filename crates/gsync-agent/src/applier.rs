@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
 use protocol::agent::{
-    AgentHello, MAX_LISTED, MAX_PARKED, MAX_PENDING_ITEMS, Numbered, Refusal, Request, Response, Stored, Welcome,
-    WorkerHello,
+    AgentHello, Candidate, MAX_LISTED, MAX_PARKED, MAX_PENDING_ITEMS, Numbered, Refusal, Request, Response, Stored,
+    Welcome, WorkerHello,
 };
 use protocol::hello::Versions;
 
+use crate::adopt::examine::{self, MAX_CANDIDATES};
+use crate::adopt::sweep::Sweep;
 use crate::apply::prepare::{self, MAX_PREPARE};
 use crate::apply::{self, Staging};
 use crate::channel::control::Reply;
@@ -81,6 +83,8 @@ struct Connection {
     staging: Staging,
     replies: Sender<Reply>,
     queue: SyncSender<Job>,
+    /// Where the listing of the tree is.
+    sweep: Sweep,
 }
 
 /// The state of the thread.
@@ -145,8 +149,12 @@ impl Applier {
             return Err(Refusal::Version);
         }
         claim::admit(&self.private, hello)?;
-        let (can_clone, parked) = match &self.tree {
-            Ok(tree) => (tree.can_clone, tree.list_parked(MAX_PARKED)),
+        let adopting = claim::is_adopting(&self.private);
+        let (can_clone, parked) = match &mut self.tree {
+            Ok(tree) => {
+                tree.adopting = adopting;
+                (tree.can_clone, tree.list_parked(MAX_PARKED))
+            }
             Err(reason) => return Err(Refusal::Root(reason.clone())),
         };
         let key = (hello.session, hello.replica_set);
@@ -168,11 +176,13 @@ impl Applier {
             stage_token: stage.token.clone(),
             parked: parked.map_err(|e| Refusal::Root(format!("the parking place cannot be listed: {e}")))?,
             can_clone,
+            adopting,
         };
         tracing::info!(session = %protocol::Gfid(key.0), replica_set = key.1, epoch = hello.epoch, "a worker is here");
         self.sessions.insert(key, Session { file, state, connection });
         let staging = Staging::new(stage);
-        self.connections.insert(connection, Connection { key, staging, replies: replies.clone(), queue });
+        self.connections
+            .insert(connection, Connection { key, staging, replies: replies.clone(), queue, sweep: Sweep::default() });
         Ok(AgentHello::Welcome(welcome))
     }
 
@@ -198,6 +208,10 @@ impl Applier {
         let answer = match body {
             Request::Commit(stored) => {
                 self.begin_commit(connection, worker, (number, bytes), stored);
+                return;
+            }
+            Request::Examine(candidates) => {
+                self.begin_examination(connection, worker, (number, bytes), &candidates);
                 return;
             }
             body => self.answer(&mut worker, body),
@@ -240,6 +254,31 @@ impl Applier {
         });
     }
 
+    /// Has candidates read beside this thread.
+    fn begin_examination(
+        &mut self,
+        connection: u64,
+        worker: Connection,
+        (number, bytes): (u64, usize),
+        candidates: &[Candidate],
+    ) {
+        let found = match &mut self.tree {
+            _ if candidates.len() > MAX_CANDIDATES => Err(Refusal::Root("too many objects in one request".into())),
+            Ok(tree) => examine::find(tree, candidates).map_err(|error| self.fail(&error.into())),
+            Err(reason) => Err(Refusal::Root(reason.clone())),
+        };
+        let found = match found {
+            Ok(found) => found,
+            Err(refusal) => return self.reply(connection, worker, (number, bytes), Err(refusal)),
+        };
+        let replies = worker.replies.clone();
+        self.connections.insert(connection, worker);
+        std::thread::spawn(move || {
+            let body = Response::Examined(examine::read(found));
+            let _ = replies.send(Reply::Response(Numbered { number, body }, bytes));
+        });
+    }
+
     fn synced(&mut self, connection: u64, request: (u64, usize), stored: Stored, result: std::io::Result<()>) {
         let Some(worker) = self.connections.remove(&connection) else { return };
         let answer = match result {
@@ -258,6 +297,19 @@ impl Applier {
             }
             Request::Prepare(gfids) => prepare::prepare(tree, &worker.staging, &gfids).map(Response::Prepared),
             Request::Commit(stored) => return self.commit(worker.key, stored),
+            Request::Examine(_) => return Err(Refusal::Root("examined elsewhere".into())),
+            Request::Sweep => match worker.sweep.next(tree) {
+                Ok((names, done)) => Ok(Response::Swept { names, done }),
+                Err(Trouble::Index(error)) => Err(error),
+                Err(trouble) => return Err(Refusal::Root(explain_trouble(trouble))),
+            },
+            Request::EndAdoption => {
+                tree.adopting = false;
+                let ended = claim::set_adopting(&self.private, false);
+                return ended
+                    .map(|()| Response::Committed)
+                    .map_err(|e| Refusal::Root(format!("the adoption cannot be ended: {e}")));
+            }
             Request::List(after) => tree.index.list(after.as_ref(), MAX_LISTED).map(Response::Listed),
             Request::Ping => {
                 let free = rustix::fs::fstatvfs(&self.private.root);

@@ -111,6 +111,27 @@ impl Index {
         Ok(Some(postcard::from_bytes(bytes.value()).map_err(|_| IndexError::Row { gfid })?))
     }
 
+    /// The first directory behind `last`, in the order of GFIDs.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn next_directory(&self, last: Option<Gfid>) -> Result<Option<Gfid>, IndexError> {
+        let objects = self.transaction().open_table(OBJECTS)?;
+        let from = match &last {
+            Some(last) => Bound::Excluded(last.0.as_slice()),
+            None => Bound::Unbounded,
+        };
+        for entry in objects.range::<&[u8]>((from, Bound::Unbounded))? {
+            let (key, value) = entry?;
+            let gfid = key.value().try_into().map(Gfid).map_err(|_| IndexError::Row { gfid: Gfid::ROOT })?;
+            let row: Row = postcard::from_bytes(value.value()).map_err(|_| IndexError::Row { gfid })?;
+            if row.kind == Kind::Directory {
+                return Ok(Some(gfid));
+            }
+        }
+        Ok(None)
+    }
+
     /// Stores what is known of an object.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! - [`stage`]: content on its way
 //! - [`applier`]: the one thread that owns everything below; sessions, epochs, requests in order
 //! - [`apply`]: statements carried out
+//! - [`adopt`]: an older copy becomes the primary's objects
 //! - [`tree`]: objects and names below the root, and what is done with them
 //! - [`stamp`], [`index`], [`crawl`]: identity on the objects, the index of it, made again when it is lost
 //! - [`state`]: mark, pending list and epoch; [`claim`]: which session the root belongs to
@@ -16,6 +17,7 @@
 //! Every change of the tree is made by one thread. After every system call that changes a name the index is changed;
 //! after an unclean stop the index is made again from the stamps.
 
+pub mod adopt;
 pub mod applier;
 pub mod apply;
 pub mod channel;

@@ -360,9 +360,11 @@ fn doors_do_nothing_else() {
     };
     assert_eq!(asked("gsync check; id").status.code(), Some(1));
     let check: serde_json::Value = serde_json::from_slice(&asked("gsync  check").stdout).unwrap();
-    for key in ["is_root", "root_exists", "writable"] {
+    for key in ["is_root", "is_writable"] {
         assert_eq!(check[key], true, "{check}");
     }
+    assert_eq!(check["place"], "empty", "{check}");
+    assert!(list(root.path()).is_empty(), "a check leaves nothing behind");
     assert!(check["free_bytes"].as_u64().unwrap() > 0 && check["error"].is_null() && check["rsync"].is_string());
 }
 

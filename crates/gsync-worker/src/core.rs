@@ -184,6 +184,12 @@ impl Core {
             Event::Transferred(files) => self.transferred(files, now),
             Event::Applied { ticket, items, gone, parked } => self.applied(ticket, &items, &gone, &parked, now),
             Event::Committed => self.committed = self.committing.take(),
+            Event::Swept(swept) => {
+                let position = self.mark();
+                for (place, mentions) in swept.stale {
+                    self.dirty.mark_name(place, position, NameHint { mentions, ..NameHint::default() }, now);
+                }
+            }
             Event::Listed { generation, page } => {
                 if let Some(rescan) = self.rescan.as_mut().filter(|rescan| rescan.generation() == generation) {
                     rescan.take(page, &mut self.dirty, self.read_to, now);
@@ -352,13 +358,17 @@ impl Core {
             return Vec::new();
         }
         let taken = self.dirty.contents.take(self.transfer_files);
-        let job = |(gfid, hint): (Gfid, ContentHint)| TransferJob {
-            gfid,
-            hard: hint.hard,
-            // Not the time that it waited for its turn counts: it may have stood still all the while.
-            accept_unstable: hint
-                .busy_since
-                .is_some_and(|since| now.saturating_duration_since(since) >= UNSTABLE_AFTER),
+        let job = |(gfid, hint): (Gfid, ContentHint)| {
+            let work = self.dirty.contents.get(&gfid);
+            TransferJob {
+                gfid,
+                hard: hint.hard,
+                // Not the time that it waited for its turn counts: it may have stood still all the while.
+                accept_unstable: hint
+                    .busy_since
+                    .is_some_and(|since| now.saturating_duration_since(since) >= UNSTABLE_AFTER),
+                waited: work.map_or(Duration::ZERO, |work| now.saturating_duration_since(work.since)),
+            }
         };
         taken.into_iter().map(job).collect()
     }
@@ -430,6 +440,7 @@ impl Core {
                     self.dirty.contents.amend(&gfid, |hint| hint.busy_since = hint.busy_since.or(Some(now)));
                     self.dirty.contents.retry_within(&gfid, BUSY_RETRY, now);
                 }
+                TransferState::Early => self.dirty.contents.retry_within(&gfid, BUSY_RETRY, now),
                 TransferState::Missing => self.content_missing(gfid, now),
                 TransferState::Failed(reason) => self.fail_content(gfid, &reason, now),
             }
@@ -585,7 +596,7 @@ impl Core {
 }
 
 /// As many items as an agent takes at a time, and a frame.
-fn one_batch(items: &mut Peekable<impl Iterator<Item = Item>>) -> Vec<Item> {
+pub(crate) fn one_batch(items: &mut Peekable<impl Iterator<Item = Item>>) -> Vec<Item> {
     let (mut part, mut bytes) = (Vec::new(), 0);
     while let Some(item) = items.next_if(|_| part.len() < MAX_BATCH_ITEMS && bytes < BATCH_BYTES) {
         bytes += item.weight_bytes();

@@ -4,6 +4,7 @@ use changelog::{Position, Record};
 use protocol::agent::{Batch, Outcome, Stored};
 use protocol::{Gfid, Object};
 
+use crate::adoption::Swept;
 use crate::plan::{Round, Survey};
 use crate::rescan::{Page, PageRequest};
 
@@ -38,6 +39,8 @@ pub enum Event {
         /// Objects that gave way and have no name on the secondary now.
         parked: Vec<Gfid>,
     },
+    /// What is over there was compared, to end an adoption.
+    Swept(Swept),
     /// The last [`Effect::Commit`] is durable.
     Committed,
     /// A part of what one side has.
@@ -73,6 +76,8 @@ pub struct TransferJob {
     pub hard: bool,
     /// Although somebody is writing to it.
     pub accept_unstable: bool,
+    /// How long it has been waiting.
+    pub waited: std::time::Duration,
 }
 
 /// What became of one file.
@@ -98,6 +103,8 @@ pub enum TransferState {
     Current(Object),
     /// Somebody is writing to it.
     Busy,
+    /// An older copy of it may be in a directory that is not bound yet.
+    Early,
     /// It is gone, or no regular file.
     Missing,
     /// It failed, for this reason.

@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adoption;
 pub mod brick;
 pub mod config;
 pub mod control;

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::adoption::{Swept, sweep};
 use crate::brick::Brick;
 use crate::config::{EngineKind, SecondaryConfig, WorkerConfig};
 use crate::control::{CrawlState, WorkerState};
@@ -44,6 +45,15 @@ const PING_PERIOD: Duration = Duration::from_secs(15);
 /// An agent that does not answer for so long is taken for dead.
 const PING_LIMIT: Duration = Duration::from_secs(120);
 
+/// How often it is looked whether an adoption can end.
+const ADOPTION_PERIOD: Duration = Duration::from_millis(200);
+
+/// How long an adoption waits after a first sweep that was not the last; doubled each time.
+const FIRST_SWEEP_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest wait between two sweeps.
+const LAST_SWEEP_PAUSE: Duration = Duration::from_secs(60);
+
 /// What a stopping worker still waits for.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -61,7 +71,22 @@ struct Session {
     /// When the mark was stored last, and how long it took.
     last_commit: Instant,
     commit_took: Duration,
+    /// An older copy is being adopted.
+    adoption: Option<Adoption>,
     _master: Option<Master>,
+}
+
+/// An adoption under way.
+#[derive(Debug)]
+struct Adoption {
+    /// What is over there is being compared just now.
+    is_sweeping: bool,
+    /// When it may be compared next.
+    next_sweep: Instant,
+    /// How long to wait after a sweep that was not the last.
+    pause: Duration,
+    /// Objects that went to quarantine.
+    left_over: u64,
 }
 
 /// Connects and replicates until something breaks or `stop` is given.
@@ -108,6 +133,12 @@ pub async fn replicate(
         tasks: JoinSet::new(),
         last_commit: Instant::now(),
         commit_took: Duration::ZERO,
+        adoption: welcome.adopting.then(|| Adoption {
+            is_sweeping: false,
+            next_sweep: Instant::now(),
+            pause: FIRST_SWEEP_PAUSE,
+            left_over: 0,
+        }),
         _master: master,
     };
     session.run(records, stop).await
@@ -165,13 +196,17 @@ impl Session {
         let mut ping = tokio::time::interval(PING_PERIOD);
         loop {
             self.commit_if_due().await?;
+            self.sweep_if_due();
             self.publish();
             let wake = self.next_wake();
             let event = tokio::select! {
                 () = stop.cancelled() => return self.finish().await,
                 () = control.ended() => return Err(SyncError::Ended.into()),
                 delivery = records.recv(), if self.core.wants_records() => self.read(delivery)?,
-                Some(done) = self.tasks.join_next() => self.count(done)?,
+                Some(done) = self.tasks.join_next() => match self.count(done)? {
+                    Some(Event::Swept(swept)) => Some(Event::Swept(self.swept(swept).await?)),
+                    other => other,
+                },
                 () = tokio::time::sleep_until(wake.into()) => None,
                 () = self.shared.hurry.notified() => { self.obey(); None }
                 _ = ping.tick() => { self.ping().await?; None }
@@ -237,8 +272,9 @@ impl Session {
                 }
                 Effect::Transfer(jobs) => {
                     let (brick, control, engine) = (self.brick.clone(), self.control.clone(), self.engine.clone());
+                    let adopting = self.adoption.is_some();
                     self.tasks.spawn(async move {
-                        let (files, bytes) = transfer(&brick, &control, engine.as_ref(), jobs).await?;
+                        let (files, bytes) = transfer(&brick, &control, engine.as_ref(), adopting, jobs).await?;
                         let count =
                             files.iter().filter(|f| matches!(f.state, TransferState::Staged { .. })).count() as u64;
                         Ok((Event::Transferred(files), count, bytes))
@@ -275,6 +311,7 @@ impl Session {
         let now = Instant::now();
         let commit = self.commit_due().max(now + Duration::from_millis(1));
         let commit = if self.core.has_news() { commit } else { now + PING_PERIOD };
+        let commit = if self.adoption.is_some() { commit.min(now + ADOPTION_PERIOD) } else { commit };
         self.core.dirty.next_wake().map_or(commit, |wake| wake.min(commit))
     }
 
@@ -297,6 +334,41 @@ impl Session {
             Some(effect) => self.carry_out(vec![effect]).await,
             None => Ok(()),
         }
+    }
+
+    /// When everything was stated and stored, what the secondary has besides is looked for.
+    fn sweep_if_due(&mut self) {
+        let is_quiet = self.core.is_live() && self.core.is_idle() && !self.core.has_news();
+        let Some(adoption) = &mut self.adoption else { return };
+        if adoption.is_sweeping || !is_quiet || Instant::now() < adoption.next_sweep {
+            return;
+        }
+        adoption.is_sweeping = true;
+        let (brick, control) = (self.brick.clone(), self.control.clone());
+        self.tasks.spawn(async move { Ok((Event::Swept(sweep(&brick, &control).await?), 0, 0)) });
+    }
+
+    /// Ends the adoption when nothing was left to do; returns what has to be stated.
+    async fn swept(&mut self, mut swept: Swept) -> Result<Swept, WorkerError> {
+        // What is pending is known to differ, and is tried again by itself.
+        let names = &self.core.dirty.names;
+        swept.stale.retain(|(place, _)| names.get(place).is_none_or(|work| work.pending.is_none()));
+        let Some(adoption) = &mut self.adoption else { return Ok(swept) };
+        adoption.is_sweeping = false;
+        adoption.left_over += swept.left_over;
+        if swept.is_unclear || !swept.stale.is_empty() {
+            adoption.next_sweep = Instant::now() + adoption.pause;
+            adoption.pause = (adoption.pause * 2).min(LAST_SWEEP_PAUSE);
+            return Ok(swept);
+        }
+        match self.control.call(Request::EndAdoption).await? {
+            Response::Committed => {}
+            _ => return Err(WorkerError::Nonsense),
+        }
+        let left_over = adoption.left_over;
+        tracing::warn!(left_over, "the older copy is adopted; what was left over is in .gsync/quarantine/left-over");
+        self.adoption = None;
+        Ok(swept)
     }
 
     async fn ping(&mut self) -> Result<(), WorkerError> {

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use syncer::engine::{Sent, SentState};
 use syncer::{Control, Engine, Source};
 
+use crate::adoption::{Waiting, adopt};
 use crate::brick::Brick;
 use crate::error::WorkerError;
 use crate::event::{TransferJob, TransferState, Transferred};
@@ -26,6 +27,7 @@ pub async fn transfer(
     brick: &Brick,
     control: &Control,
     engine: &dyn Engine,
+    adopting: bool,
     jobs: Vec<TransferJob>,
 ) -> Result<(Vec<Transferred>, u64), WorkerError> {
     let gfids: Vec<Gfid> = jobs.iter().map(|job| job.gfid).collect();
@@ -38,7 +40,14 @@ pub async fn transfer(
             Err(errno) => drop(states.insert(job.gfid, unopened(errno))),
         }
     }
-    let sources = skip_current(control, files, &mut states).await?;
+    let waiting = skip_current(control, files, &mut states).await?;
+    let sources = if adopting && !waiting.is_empty() {
+        let (sources, settled) = adopt(brick, control, waiting).await?;
+        states.extend(settled);
+        sources
+    } else {
+        waiting.into_iter().map(|(source, _)| source).collect()
+    };
     let mut bytes = 0;
     for Sent { gfid, state, bytes: read } in engine.send(sources).await? {
         bytes += read;
@@ -71,7 +80,7 @@ async fn skip_current(
     control: &Control,
     files: Vec<(TransferJob, OwnedFd)>,
     states: &mut HashMap<Gfid, TransferState>,
-) -> Result<Vec<Source>, WorkerError> {
+) -> Result<Vec<Waiting>, WorkerError> {
     let mut items = Vec::new();
     let mut asked: Vec<(Gfid, Object)> = Vec::new();
     for (job, fd) in &files {
@@ -92,7 +101,8 @@ async fn skip_current(
             }
         }
     }
-    let source =
-        |(job, fd): (TransferJob, OwnedFd)| Source { gfid: job.gfid, fd, accept_unstable: job.accept_unstable };
+    let source = |(job, fd): (TransferJob, OwnedFd)| {
+        (Source { gfid: job.gfid, fd, accept_unstable: job.accept_unstable }, job.waited)
+    };
     Ok(files.into_iter().filter(|(job, _)| !states.contains_key(&job.gfid)).map(source).collect())
 }

@@ -278,6 +278,8 @@ fn describe(item: &Item) -> String {
         Item::Attributes { gfid, .. } => format!("attributes {gfid:?}"),
         Item::Content { gfid, object, .. } => format!("content {gfid:?} {}", object.size),
         Item::Have { gfid, .. } => format!("have {gfid:?}"),
+        Item::Adopt { gfid, .. } => format!("adopt {gfid:?}"),
+        Item::LeftOver { place, gfid } => format!("left over {place:?} = {gfid:?}"),
     }
 }
 

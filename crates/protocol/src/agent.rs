@@ -24,6 +24,9 @@ pub const MAX_PENDING_ITEMS: usize = 10_000;
 /// The most names in one [`Response::Listed`].
 pub const MAX_LISTED: usize = 4096;
 
+/// The most objects in one [`Request::Examine`]; each is held open.
+pub const MAX_CANDIDATES: usize = 128;
+
 /// The most parked objects that are named in a [`Welcome`].
 pub const MAX_PARKED: usize = 100_000;
 
@@ -75,6 +78,8 @@ pub struct Welcome {
     pub parked: Vec<Gfid>,
     /// Whether the file system shares extents between files (FICLONE), so that a basis costs nothing.
     pub can_clone: bool,
+    /// Whether an older copy is being adopted: [`Request::Examine`], [`Request::Sweep`].
+    pub adopting: bool,
 }
 
 /// What the agent keeps for one session and replica set.
@@ -197,6 +202,49 @@ pub enum Request {
     Ping,
     /// Which objects are there, under which names, behind this one? Answer: [`Response::Listed`].
     List(Option<(Gfid, Place)>),
+    /// What is there that may be an older copy of each of these files? Answer: [`Response::Examined`], when the
+    /// candidates were read; other requests are answered meanwhile.
+    Examine(Vec<Candidate>),
+    /// The next names below the root as they are on the disk, of a list that begins anew with each connection. Answer:
+    /// [`Response::Swept`].
+    Sweep,
+    /// Nothing is to be adopted any more. Answer: [`Response::Committed`].
+    EndAdoption,
+}
+
+/// A file of which an older copy is looked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The object.
+    pub gfid: Gfid,
+    /// Its names.
+    pub places: Vec<Place>,
+    /// Its size on the primary: a copy of another one is not read.
+    pub size: u64,
+}
+
+/// A file on the secondary as it was when it was examined.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its name; absent when it is the object already.
+    pub place: Option<Place>,
+    /// Inode number.
+    pub inode: u64,
+    /// Size and times over there.
+    pub version: Version,
+}
+
+/// What was found for a [`Candidate`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Examined {
+    /// Nothing that could be an older copy.
+    Nothing,
+    /// A directory that it may be in is not bound yet.
+    ParentMissing,
+    /// A file of another size, or one that is being written.
+    Differs(Seen),
+    /// A file of the same size, with the BLAKE3 checksum of its content.
+    Read(Seen, [u8; 32]),
 }
 
 /// A set of statements about the primary.
@@ -261,6 +309,25 @@ pub enum Item {
         /// The version.
         version: Version,
     },
+    /// While adopting: what was examined is this object. [`Outcome::Unknown`] when it is not what was seen any more.
+    Adopt {
+        /// The object.
+        gfid: Gfid,
+        /// The object as it was when the contents were compared.
+        object: Object,
+        /// What was examined.
+        seen: Seen,
+        /// Whether the contents are equal; else what is there is an older content of it.
+        same: bool,
+    },
+    /// While adopting: the primary has nothing at this name, nor this object anywhere. It goes to quarantine; a known
+    /// directory that holds something yet: [`Outcome::NotEmpty`].
+    LeftOver {
+        /// The name.
+        place: Place,
+        /// What was listed there; absent: something without a stamp.
+        gfid: Option<Gfid>,
+    },
 }
 
 impl Item {
@@ -273,6 +340,10 @@ impl Item {
             Item::Unbind { place, .. } => place.weight_bytes(),
             Item::Attributes { object, .. } | Item::Content { object, .. } => object.weight_bytes(),
             Item::Have { .. } => 48,
+            Item::Adopt { object, seen, .. } => {
+                64 + object.weight_bytes() + seen.place.as_ref().map_or(0, Place::weight_bytes)
+            }
+            Item::LeftOver { place, .. } => 24 + place.weight_bytes(),
         }
     }
 }
@@ -330,4 +401,13 @@ pub enum Response {
     Refused(Refusal),
     /// Names in the order of their objects, at most [`MAX_LISTED`]; none: that was all.
     Listed(Vec<(Gfid, Place)>),
+    /// One for each candidate.
+    Examined(Vec<Examined>),
+    /// Names with the stamps of what is there.
+    Swept {
+        /// The names.
+        names: Vec<(Place, Option<Gfid>)>,
+        /// Whether these were the last; the list begins anew then.
+        done: bool,
+    },
 }

@@ -9,6 +9,7 @@ use rustix::fs::RenameFlags;
 
 use super::Staging;
 use super::plan::{Keep, Occupant, Taking, taking};
+use crate::adopt;
 use crate::error::{Step, Trouble};
 use crate::index::Row;
 use crate::stamp::At;
@@ -53,6 +54,9 @@ pub fn bind(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, bind: 
     let at = tree.at(&target)?;
     if at == At::Known(bind.gfid) {
         return already_there(tree, bind, &target);
+    }
+    if tree.adopting && at == At::Unknown && adopt::take_over(tree, bind, &target)? {
+        return Ok(());
     }
     check_kind(bind, known.as_ref())?;
     let is_directory = bind.object.kind == Kind::Directory;
@@ -226,8 +230,8 @@ fn occupant(tree: &mut Tree, gone: &HashSet<Gfid>, at: At, target: &Spot) -> Ste
     let is_directory = tree.stat(target)?.0.kind == Kind::Directory;
     let At::Known(gfid) = at else { return Ok(Occupant::Unknown { is_directory }) };
     tree.row_of(gfid, target)?;
-    let is_dispensable =
-        !is_directory && (gone.contains(&gfid) || tree.find(gfid, |other| other.place != target.place)?.is_some());
+    let is_gone = gone.contains(&gfid) && !tree.adopting;
+    let is_dispensable = !is_directory && (is_gone || tree.find(gfid, |other| other.place != target.place)?.is_some());
     Ok(Occupant::Known { is_directory, is_dispensable })
 }
 

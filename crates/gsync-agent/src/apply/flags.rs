@@ -21,6 +21,8 @@ pub fn subject(item: &Item) -> (Gfid, Vec<&Place>) {
         Item::Bind { place, gfid, from, .. } => (*gfid, std::iter::once(place).chain(from).collect()),
         Item::Unbind { place, gfid } => (*gfid, vec![place]),
         Item::Attributes { gfid, .. } | Item::Content { gfid, .. } | Item::Have { gfid, .. } => (*gfid, Vec::new()),
+        Item::Adopt { gfid, seen, .. } => (*gfid, seen.place.iter().collect()),
+        Item::LeftOver { place, gfid } => (gfid.unwrap_or(Gfid([0; 16])), vec![place]),
     }
 }
 

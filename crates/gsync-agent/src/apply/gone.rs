@@ -8,6 +8,7 @@ use protocol::agent::Outcome;
 use rustix::fs::{Dir, Mode, OFlags};
 
 use super::Staging;
+use crate::adopt::left_over;
 use crate::error::{Step, Tried, Trouble};
 use crate::stamp::At;
 use crate::tree::{Spot, Tree, check_gfid};
@@ -24,6 +25,10 @@ pub fn gone(tree: &mut Tree, staging: &mut Staging, gfid: Gfid) -> Step<()> {
         return Ok(());
     }
     for spot in spots {
+        if tree.adopting {
+            left_over::move_away(tree, Some(gfid), &spot)?;
+            continue;
+        }
         if tree.row_of(gfid, &spot)?.kind == Kind::Directory {
             remove_directory(tree, gfid, &spot)?;
         } else {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use protocol::agent::{Batch, Item, MAX_BATCH_ITEMS, Outcome, Response};
 use protocol::{Gfid, Version};
 
+use crate::adopt;
 use crate::error::{IndexError, Step, Trouble};
 use crate::stage::Stage;
 use crate::tree::{Spot, Tree};
@@ -107,6 +108,8 @@ fn item(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, item: &Ite
         Item::Attributes { gfid, object } => attributes::attributes(tree, staging, *gfid, object),
         Item::Content { gfid, object, whole } => content::content(tree, staging, *gfid, object, *whole),
         Item::Have { gfid, version } => attributes::have(tree, staging, *gfid, version),
+        Item::Adopt { gfid, object, seen, same } => adopt::take(tree, *gfid, object, seen, *same),
+        Item::LeftOver { place, gfid } => adopt::left_over::quarantine(tree, place, *gfid),
     }
 }
 

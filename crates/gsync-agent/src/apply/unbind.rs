@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use posix::Kind;
 use protocol::{Gfid, Place};
 
+use crate::adopt::left_over;
 use crate::error::Step;
 use crate::stamp::At;
 use crate::tree::{Tree, check_gfid, check_place};
@@ -26,6 +27,9 @@ pub fn unbind(tree: &mut Tree, gone: &HashSet<Gfid>, place: &Place, gfid: Gfid) 
     }
     if tree.find(gfid, |other| other.place.as_ref() != Some(place))?.is_some() {
         return tree.unlink(Some(gfid), &spot);
+    }
+    if gone.contains(&gfid) && tree.adopting {
+        return left_over::move_away(tree, Some(gfid), &spot);
     }
     if gone.contains(&gfid) {
         tree.unlink(Some(gfid), &spot)?;

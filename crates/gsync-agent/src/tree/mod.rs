@@ -43,6 +43,8 @@ pub struct Tree {
     pub index: Index,
     /// Whether the file system clones files.
     pub can_clone: bool,
+    /// Whether an older copy is being adopted: nothing is deleted then.
+    pub adopting: bool,
     /// Directories whose entries were changed by this batch, and objects that were exchanged: the mtime of directories
     /// has to be given back.
     pub touched: BTreeSet<Gfid>,
@@ -87,6 +89,7 @@ impl Tree {
             private,
             index,
             can_clone,
+            adopting: false,
             touched: BTreeSet::new(),
             quarantined: Vec::new(),
             parked: Vec::new(),
@@ -254,6 +257,11 @@ impl Tree {
         let fd = beneath::open_path(spot.dir.as_fd(), &spot.name).tried("open an object")?;
         let same = stamp::of(fd.as_fd()).tried("read a stamp")? == Some(gfid);
         Ok(same.then_some(fd))
+    }
+
+    /// Forgets an open directory that is out of the tree now.
+    pub fn forget_directory(&mut self, gfid: Gfid) {
+        self.directories.remove(gfid);
     }
 
     /// Remembers that an entry of the directory of `place` was changed.

@@ -150,6 +150,8 @@ impl State {
                 _ => Outcome::NeedContent,
             },
             Item::Have { .. } => Outcome::NeedContent,
+            // Nothing is adopted here.
+            Item::Adopt { .. } | Item::LeftOver { .. } => Outcome::Unknown,
         }
     }
 
