@@ -96,7 +96,7 @@ impl SshTarget {
         }
         if let Some(identity) = &self.identity {
             option("IdentitiesOnly=yes".into());
-            line.extend([OsString::from("-i"), literal(identity)]);
+            option(format!("IdentityFile={}", option_value(identity)));
         }
         line.extend(self.options.iter().map(OsString::from));
         line

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -61,7 +60,7 @@ impl Login {
         }
         if let Some(identity) = &self.identity {
             option("IdentitiesOnly=yes".into());
-            line.extend([OsString::from("-i"), literal(identity)]);
+            option(format!("IdentityFile={}", option_value(identity)));
         }
         line.extend(self.options.iter().map(OsString::from));
         line.extend([OsString::from("--"), self.destination.clone().into()]);
@@ -85,12 +84,6 @@ impl Login {
         }
         Ok(child.wait_with_output()?)
     }
-}
-
-/// A path as an argument of ssh, which expands what follows a per cent sign.
-fn literal(path: &Path) -> OsString {
-    let bytes = path.as_os_str().as_bytes().iter();
-    OsString::from_vec(bytes.flat_map(|&c| std::iter::repeat_n(c, if c == b'%' { 2 } else { 1 })).collect())
 }
 
 /// A path as the value of an option of ssh, which splits at blanks and expands what follows a per cent sign.
