@@ -146,6 +146,18 @@ fn an_older_worker_is_refused_also_on_an_open_connection() {
 }
 
 #[test]
+fn a_worker_of_another_release_is_told_so() {
+    let (_dir, root) = scratch();
+    let mut door = Door::open(root.path(), &["gsync", "control"]);
+    door.exchange_magic();
+    // Its hello has other fields behind the versions.
+    let versions = Versions { min: 900, max: 901, software: "9.0".into() };
+    door.send(&(versions, "something", 7u8)).unwrap();
+    let AgentHello::Refused { versions, reason } = door.receive().unwrap() else { panic!("not refused") };
+    assert_eq!((versions, reason), (Versions::ours(), Refusal::Version));
+}
+
+#[test]
 fn many_doors_start_one_agent() {
     let (_dir, root) = scratch();
     let doors: Vec<_> = (0..8)

@@ -41,6 +41,9 @@ impl Control {
         let answer = tokio::time::timeout(HELLO_LIMIT, read_frame::<AgentHello>(&mut channel.output)).await;
         let welcome = match answer {
             Ok(Ok(AgentHello::Welcome(welcome))) => welcome,
+            Ok(Ok(AgentHello::Refused { versions, reason: Refusal::Version })) => {
+                return Err(SyncError::Version { there: versions, here: hello.versions.clone() });
+            }
             Ok(Ok(AgentHello::Refused { reason, .. })) => return Err(reason.into()),
             Ok(Err(e)) => return Err(SyncError::Connect { reason: channel.said.or(&e.to_string()) }),
             Err(_) => return Err(SyncError::Connect { reason: "the agent did not answer in time".into() }),

@@ -4,6 +4,7 @@ use std::io;
 
 use protocol::FrameError;
 use protocol::agent::Refusal;
+use protocol::hello::Versions;
 
 /// Why something could not be done on the secondary.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,18 @@ pub enum SyncError {
     /// The agent refuses. For [`Refusal::Fenced`] stop, for others an operator is needed.
     #[error("the secondary refuses: {0}")]
     Refused(#[from] Refusal),
+    /// Worker and agent are of releases that do not understand each other. Retry; an operator is needed.
+    #[error(
+        "gsync-agent over there is release {} (protocol {} to {}), this is release {} (protocol {} to {}): install the \
+         same release on both sides",
+        there.software, there.min, there.max, here.software, here.min, here.max
+    )]
+    Version {
+        /// What the agent speaks.
+        there: Versions,
+        /// What the worker speaks.
+        here: Versions,
+    },
     /// The peer is not an agent of ours.
     #[error("the secondary answered with something that is not our protocol; does a login script print text?")]
     NotOurs,

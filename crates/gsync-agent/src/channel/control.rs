@@ -4,10 +4,10 @@ use std::io::{BufReader, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
-use protocol::agent::{AgentHello, Numbered, Request, Response};
+use protocol::agent::{AgentHello, Numbered, Refusal, Request, Response, WorkerHello};
 use protocol::frame::{FRAME_HEADER_BYTES, decode, parse_header};
-use protocol::hello::MAGIC;
-use protocol::{FrameError, read_frame, write_frame};
+use protocol::hello::{MAGIC, Versions};
+use protocol::{FrameError, write_frame};
 
 use super::budget::Budget;
 use super::{ChannelReader, ChannelWriter, Ends, read_magic};
@@ -59,7 +59,11 @@ fn read_requests(
 ) -> Result<(), FrameError> {
     let mut reader = BufReader::with_capacity(64 << 10, ChannelReader(ends.clone()));
     read_magic(&mut reader)?;
-    let hello = read_frame(&mut reader)?;
+    let Some(hello) = read_hello(&mut reader)? else {
+        let refused = AgentHello::Refused { versions: Versions::ours(), reason: Refusal::Version };
+        let _ = replies.send(Reply::Hello(refused));
+        return Ok(());
+    };
     if queue.send(Job::Hello { connection, hello, replies, queue: queue.clone() }).is_err() {
         return Ok(());
     }
@@ -79,6 +83,22 @@ fn read_requests(
         if queue.send(Job::Request { connection, request, bytes }).is_err() {
             return Ok(());
         }
+    }
+}
+
+/// Reads who the worker is; `None` for one of another release, whose hello has other fields behind its versions.
+fn read_hello(reader: &mut impl Read) -> Result<Option<WorkerHello>, FrameError> {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    reader.read_exact(&mut header)?;
+    let (bytes, checksum) = parse_header(header)?;
+    let mut body = vec![0; bytes];
+    reader.read_exact(&mut body)?;
+    match decode(&body, checksum) {
+        Err(FrameError::Malformed(error)) => match postcard::take_from_bytes::<Versions>(&body) {
+            Ok((versions, _)) if versions.common(&Versions::ours()).is_none() => Ok(None),
+            _ => Err(FrameError::Malformed(error)),
+        },
+        other => Ok(Some(other?)),
     }
 }
 
