@@ -240,6 +240,8 @@ pub fn refuse(findings: Vec<Finding>, force: bool) -> anyhow::Result<Vec<Finding
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Needs, &mut Report);
+
     fn needs() -> Needs {
         Needs {
             shown: "far::/copy".into(),
@@ -279,7 +281,7 @@ mod tests {
     #[test]
     fn each_lack_is_found() {
         assert_eq!(found(&needs(), &good()), "");
-        let cases: [(&str, fn(&mut Needs, &mut Report)); 18] = [
+        let cases: [(&str, Change); 18] = [
             ("is release 0.9 (protocol 2 to 3), this is release 1.0 (protocol 1 to 2)\n", |_, r| {
                 r.software = "0.9".into()
             }),

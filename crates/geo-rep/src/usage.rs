@@ -60,7 +60,8 @@ impl Count {
             }
             let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             // A file with several names is met under each of them.
-            let bytes = (stat.st_blocks as u64).saturating_mul(512) / (stat.st_nlink as u64).max(1);
+            let names = posix::Object::from_stat(&stat).map_or(1, |object| u64::from(object.nlink.max(1)));
+            let bytes = (stat.st_blocks as u64).saturating_mul(512) / names;
             let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             self.usage.bytes += if is_dir { (stat.st_blocks as u64).saturating_mul(512) } else { bytes };
             self.usage.inodes += 1;
