@@ -296,6 +296,34 @@ fn a_file_looks_as_it_came_or_as_it_is_stated() {
 }
 
 #[test]
+fn a_large_file_arrives_byte_for_byte() {
+    let (_dir, root) = scratch();
+    let mut worker = Worker::connect(root.path(), 1);
+    let mut channel = worker.stage_channel();
+    let mut content = vec![0; (5 << 20) + 77];
+    fastrand::Rng::with_seed(1).fill(&mut content);
+    // Pieces of all lengths, so that some are read, some carried by the kernel, and some both.
+    let mut bytes = entry(&format!("{}/0", gfid(1)), &content[..1000]);
+    let mut offset = 1000;
+    for length in [1 << 20, 77, 200_000, 1 << 20, 131_071, 1 << 20] {
+        bytes.extend(entry(&format!("{}/{offset}", gfid(1)), &content[offset..offset + length]));
+        offset += length;
+    }
+    let (size, last) = (content.len(), content.len() - (1 << 20));
+    bytes.extend(entry(&format!("{}/{offset}", gfid(1)), &content[offset..last]));
+    bytes.extend(entry(&format!("{}/{last}/{size}/0", gfid(1)), &content[last..]));
+    channel.input.as_mut().unwrap().write_all(&bytes).unwrap();
+    assert_eq!(channel.receive::<Staged>().unwrap(), Staged { gfid: gfid(1), errno: 0 });
+    let object = file_object(&content, 1);
+    let items = vec![
+        Item::Content { gfid: gfid(1), object: object.clone(), whole: false },
+        Item::Bind { place: place(ROOT, "large"), gfid: gfid(1), from: None, object },
+    ];
+    assert_eq!(worker.apply(items, vec![]).unwrap().0, vec![Outcome::Done; 2]);
+    assert!(std::fs::read(root.path().join("large")).unwrap() == content, "another content");
+}
+
+#[test]
 fn malformed_streams_end_their_channel_and_nothing_else() {
     let (_dir, root) = scratch();
     let mut worker = Worker::connect(root.path(), 1);

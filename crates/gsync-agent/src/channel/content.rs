@@ -1,6 +1,6 @@
 //! A stage channel: a tar stream of pieces of files, written into the stage.
 
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -20,13 +20,21 @@ const BLOCK_BYTES: usize = 512;
 /// What is read from the channel at a time.
 const READ_BYTES: usize = 256 << 10;
 
+/// What a channel may hold: the most that a process may ask for by default.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// From this length on the rest of a piece goes from the channel to its file without us.
+const SPLICE_BYTES: u64 = 128 << 10;
+
 /// Serves one stage channel until it ends.
 ///
 /// # Errors
 /// [`FrameError`] when the channel broke or the stream is not one of ours.
 pub fn run(ends: &Arc<Ends>, stopper: Stopper, stages: &Stages) -> Result<(), FrameError> {
     let mut writer = ChannelWriter(ends.clone());
-    let mut reader = BufReader::with_capacity(READ_BYTES, ChannelReader(ends.clone()));
+    let channel = ChannelReader(ends.clone());
+    channel.widen(PIPE_BYTES);
+    let mut reader = BufReader::with_capacity(READ_BYTES, channel);
     writer.write_all(&MAGIC)?;
     read_magic(&mut reader)?;
     let hello: StageHello = read_frame(&mut reader)?;
@@ -35,11 +43,12 @@ pub fn run(ends: &Arc<Ends>, stopper: Stopper, stages: &Stages) -> Result<(), Fr
         return write_frame(&mut writer, &StageReady::Refused);
     };
     write_frame(&mut writer, &StageReady::Ready)?;
-    receive(&mut Stream { reader, answers: BufWriter::with_capacity(WRITE_BYTES, writer) }, &stage)
+    let answers = BufWriter::with_capacity(WRITE_BYTES, writer);
+    receive(&mut Stream { reader, answers }, &stage)
 }
 
 /// Writes what a tar stream brings into a stage.
-fn receive(stream: &mut Stream<impl Read, impl Write>, stage: &Arc<Stage>) -> Result<(), FrameError> {
+fn receive(stream: &mut Stream, stage: &Arc<Stage>) -> Result<(), FrameError> {
     let mut file: Option<Receiving> = None;
     while let Some(Entry { piece, length, attributes }) = stream.entry()? {
         let Piece { gfid, offset, end } = piece;
@@ -48,7 +57,7 @@ fn receive(stream: &mut Stream<impl Read, impl Write>, stage: &Arc<Stage>) -> Re
             // A file that is not ended is given up: what was written of it goes with the value.
             _ => Receiving::start(stage, gfid, attributes.mode),
         };
-        stream.content(length, |bytes, done| current.write(bytes, offset + done))?;
+        stream.content(length, offset, &mut current)?;
         match end {
             None => file = Some(current),
             Some(end) => {
@@ -70,6 +79,8 @@ struct Receiving {
     file: Result<OwnedFd, i32>,
     /// Behind what is written.
     written_end: u64,
+    /// Whether the kernel may carry content into it, until it turns out that it cannot.
+    can_splice: bool,
     is_complete: bool,
 }
 
@@ -81,7 +92,7 @@ impl Receiving {
         let mode = Mode::from_raw_mode(mode & 0o777);
         let file = beneath::open_file(stage.dir.as_fd(), number.to_string().as_bytes(), flags, mode);
         let file = file.map_err(|e| errno_of(&e));
-        Receiving { stage: stage.clone(), gfid, number, file, written_end: 0, is_complete: false }
+        Receiving { stage: stage.clone(), gfid, number, file, written_end: 0, can_splice: true, is_complete: false }
     }
 
     /// Begins a hole that ends at `offset`, in a file that will have this size at least. XFS allocates in advance behind
@@ -113,6 +124,26 @@ impl Receiving {
                 }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => self.give_up(e.raw_os_error()),
+            }
+        }
+    }
+
+    /// Has content carried past us into the file; 0 when that cannot be done: it is to be read then.
+    fn splice(&mut self, channel: &ChannelReader, offset: u64, most: u64) -> io::Result<u64> {
+        self.leave_hole(offset, offset + most);
+        // Of a file that is given up the content is read and thrown away.
+        let (Ok(file), true) = (&self.file, self.can_splice) else { return Ok(0) };
+        match channel.splice(file, offset, usize::try_from(most).unwrap_or(usize::MAX)) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(spliced) => {
+                self.written_end = self.written_end.max(offset + spliced as u64);
+                Ok(spliced as u64)
+            }
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => Err(e),
+            // What it was the next write says.
+            Err(_) => {
+                self.can_splice = false;
+                Ok(0)
             }
         }
     }
@@ -171,9 +202,9 @@ fn dress(file: &OwnedFd, gfid: Gfid, size: u64, attributes: &Attributes) -> io::
 }
 
 /// Both directions of the stream. Answers are gathered, and written before anything is waited for.
-struct Stream<R: Read, W: Write> {
-    reader: BufReader<R>,
-    answers: BufWriter<W>,
+struct Stream {
+    reader: BufReader<ChannelReader>,
+    answers: BufWriter<ChannelWriter>,
 }
 
 /// One entry of the stream; its content follows.
@@ -184,7 +215,7 @@ struct Entry {
     attributes: Attributes,
 }
 
-impl<R: Read, W: Write> Stream<R, W> {
+impl Stream {
     /// What can be read now; empty at the end.
     fn fill(&mut self) -> io::Result<&[u8]> {
         if self.reader.buffer().is_empty() {
@@ -223,18 +254,29 @@ impl<R: Read, W: Write> Stream<R, W> {
         Ok(Some(parse_entry(&block).ok_or_else(not_ours)?))
     }
 
-    /// Hands the content of an entry over as it comes, with how much was handed over before.
-    fn content(&mut self, length: u64, mut take: impl FnMut(&[u8], u64)) -> io::Result<()> {
+    /// Writes the content of an entry to its place.
+    fn content(&mut self, length: u64, offset: u64, file: &mut Receiving) -> io::Result<()> {
         let padded = length.next_multiple_of(BLOCK_BYTES as u64);
         let mut done = 0;
         while done < padded {
+            let left = length.saturating_sub(done);
+            if left >= SPLICE_BYTES && self.reader.buffer().is_empty() {
+                self.answers.flush()?;
+                let spliced = file.splice(self.reader.get_ref(), offset + done, left)?;
+                done += spliced;
+                if spliced > 0 {
+                    continue;
+                }
+            }
             let some = self.fill()?;
             if some.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let taken = some.len().min(usize::try_from(padded - done).unwrap_or(usize::MAX));
-            let content = usize::try_from(length.saturating_sub(done)).unwrap_or(usize::MAX).min(taken);
-            take(&some[..content], done);
+            let content = usize::try_from(left).unwrap_or(usize::MAX).min(taken);
+            if content > 0 {
+                file.write(&some[..content], offset + done);
+            }
             self.reader.consume(taken);
             done += taken as u64;
         }

@@ -105,6 +105,25 @@ impl Ends {
 #[derive(Debug)]
 pub struct ChannelReader(pub Arc<Ends>);
 
+impl ChannelReader {
+    /// Lets more be under way than a pipe holds by itself: fewer changes between us and who writes. Where it is no pipe,
+    /// or the system does not allow it, nothing changes.
+    pub fn widen(&self, bytes: usize) {
+        let _ = rustix::pipe::fcntl_setpipe_size(&self.0.input, bytes);
+    }
+
+    /// Has the kernel carry at most `most` bytes from the channel into a file, at `offset`; how many, 0 at the end of the
+    /// channel. They are copied once instead of twice.
+    ///
+    /// # Errors
+    /// What the system says; `EINVAL` where the channel is no pipe, or the file system does not do this.
+    pub fn splice(&self, file: &OwnedFd, mut offset: u64, most: usize) -> io::Result<usize> {
+        self.0.wait(self.0.input.as_fd(), PollFlags::IN)?;
+        let flags = rustix::pipe::SpliceFlags::empty();
+        Ok(rustix::pipe::splice(&self.0.input, None, file, Some(&mut offset), most, flags)?)
+    }
+}
+
 impl Read for ChannelReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.wait(self.0.input.as_fd(), PollFlags::IN)?;
