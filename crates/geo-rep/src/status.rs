@@ -13,6 +13,9 @@ use crate::monitor::{Link, Monitor};
 /// How often `--watch` prints.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
+/// What needs no word: the kernel reports everything.
+const BEST_LEVEL: &str = "full";
+
 /// Moves to the top left and clears.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -80,6 +83,7 @@ fn print(report: &StatusReport, detail: bool, json: bool) -> anyhow::Result<()> 
         println!("{NO_SESSIONS}");
     } else {
         print!("{}", render(report, detail, &local_time));
+        print!("{}", levels(report, detail));
         print!("{}", rescans(report));
         print!("{}", troubles(report));
     }
@@ -130,6 +134,22 @@ fn cells(row: &BrickRow, detail: bool, time: &dyn Fn(u64) -> String) -> Vec<Stri
         cells.extend([row.entry, row.data, row.meta, row.failures].map(count));
     }
     cells
+}
+
+/// How much the kernel reports of each brick, where that is asked for or is not everything.
+fn levels(report: &StatusReport, detail: bool) -> String {
+    let mut text = String::new();
+    for session in &report.sessions {
+        for row in &session.bricks {
+            let (name, node, brick) = (&session.name, &row.primary_node, &row.primary_brick);
+            let Some(level) = row.level.as_ref().filter(|level| detail || *level != BEST_LEVEL) else { continue };
+            let crawls = row.crawls.unwrap_or_default();
+            text.push_str(&format!(
+                "\n{name} {node}:{brick}: recorded at level {level}, {crawls} crawls since the recorder started\n"
+            ));
+        }
+    }
+    text
 }
 
 /// Which sides are compared as a whole, and why.
@@ -204,6 +224,21 @@ n1             data          /srv/data       root             far::/copy   far  
         let squeezed = |text: &str| text.lines().map(|l| l.trim_end_matches('-').to_owned()).collect::<Vec<_>>();
         assert_eq!(squeezed(&text), squeezed(want), "{text}");
         assert!(!render(&report(), false, &|_| String::new()).contains("FAILURES"));
+    }
+
+    #[test]
+    fn a_level_is_told_in_detail_or_when_it_is_not_the_best() {
+        let mut report = report();
+        assert_eq!(levels(&report, true), "", "nothing is known of it");
+        let set = |report: &mut StatusReport, level: &str| {
+            (report.sessions[0].bricks[0].level, report.sessions[0].bricks[0].crawls) = (Some(level.into()), Some(2));
+        };
+        set(&mut report, "full");
+        assert_eq!(levels(&report, false), "");
+        let text = levels(&report, true);
+        assert_eq!(text, "\ns n1:/srv/data: recorded at level full, 2 crawls since the recorder started\n");
+        set(&mut report, "full-moved");
+        assert!(levels(&report, false).contains("level full-moved"));
     }
 
     #[test]

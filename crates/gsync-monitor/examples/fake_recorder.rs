@@ -41,8 +41,14 @@ fn answer(mut channel: UnixStream, log: &str) -> Result<(), Box<dyn Error + Send
                 ("detach\n".into(), AdminResponse::Done)
             }
             AdminRequest::Status => {
-                let status =
-                    |&brick| BrickStatus { brick, crawling: false, objects: 1, error: String::new(), crawls: 0 };
+                let status = |&brick| BrickStatus {
+                    brick,
+                    crawling: false,
+                    objects: 1,
+                    error: String::new(),
+                    crawls: 0,
+                    level: String::new(),
+                };
                 (String::new(), AdminResponse::Status(attached.iter().map(status).collect()))
             }
         };

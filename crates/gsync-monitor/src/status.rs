@@ -88,6 +88,9 @@ pub struct BrickRow {
     /// How often the whole brick was compared with the index since the recorder's process started.
     #[serde(default)]
     pub crawls: Option<u64>,
+    /// How much the kernel reports of the brick: `full` or `full-moved`.
+    #[serde(default)]
+    pub level: Option<String>,
 }
 
 /// What is known of one brick of a session.
@@ -147,6 +150,7 @@ impl BrickRow {
             rescan: worker.rescan,
             objects: facts.recorder.as_ref().map(|brick| brick.objects),
             crawls: facts.recorder.as_ref().map(|brick| brick.crawls),
+            level: facts.recorder.as_ref().map(|brick| brick.level.clone()),
             worker_pid: facts.worker_pid,
             recorder_pid: facts.recorder_pid,
             epoch: facts.epoch,
@@ -227,7 +231,14 @@ mod tests {
     }
 
     fn crawling(crawling: bool) -> Option<BrickStatus> {
-        Some(BrickStatus { brick: [0; 16], crawling, objects: 1, error: String::new(), crawls: 0 })
+        Some(BrickStatus {
+            brick: [0; 16],
+            crawling,
+            objects: 1,
+            error: String::new(),
+            crawls: 0,
+            level: "full".into(),
+        })
     }
 
     #[test]

@@ -211,4 +211,6 @@ pub struct BrickStatus {
     pub error: String,
     /// How many crawls the recorder began since it started.
     pub crawls: u64,
+    /// How much the kernel reports: `full` or `full-moved`.
+    pub level: String,
 }

@@ -19,6 +19,39 @@ const MASK: u64 = libc::FAN_CREATE
 /// The same for kernels before 5.17, which do not know `FAN_RENAME` and targets of entry events.
 const OLD_MASK: u64 = MASK & !libc::FAN_RENAME | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 
+/// How much the kernel reports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Level {
+    /// Everything: renames are one event, and every event names its object.
+    #[default]
+    Full,
+    /// The same with a rename in two halves and without the objects of entry events (Linux before 5.17). What is looked
+    /// at tells the same; it takes more looks.
+    FullMoved,
+}
+
+impl Level {
+    /// As the operator reads it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Full => "full",
+            Level::FullMoved => "full-moved",
+        }
+    }
+
+    /// The level with this name.
+    pub fn parse(name: &str) -> Option<Level> {
+        [Level::Full, Level::FullMoved].into_iter().find(|level| level.name() == name)
+    }
+
+    fn mask(self) -> u64 {
+        match self {
+            Level::Full => MASK,
+            Level::FullMoved => OLD_MASK,
+        }
+    }
+}
+
 const FLAGS: u32 = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
 const UNLIMITED: u32 = libc::FAN_UNLIMITED_QUEUE | libc::FAN_UNLIMITED_MARKS;
 
@@ -57,27 +90,29 @@ impl GroupInfo {
 #[derive(Debug)]
 pub struct Group {
     fd: OwnedFd,
-    mask: u64,
+    level: Level,
 }
 
 impl Group {
     /// Opens a group, which collects nothing yet.
     ///
-    /// `limited` leaves the kernel's default limit of 16,384 events in place (for tests).
+    /// `limited` leaves the kernel's default limit of 16,384 events in place, and a level below the best is not tried to
+    /// be surpassed (for tests).
     ///
     /// # Errors
     /// [`Error::Unsuitable`] with what the operator has to do.
-    pub fn open(path: &Path, limited: bool) -> Result<Group> {
+    pub fn open(path: &Path, limited: bool, best: Level) -> Result<Group> {
         // Tried, not derived from a version: distributions port features back.
-        let [new, old] = kinds(limited);
-        let (fd, mask) = match sys::fanotify_init(new.0) {
-            Ok(fd) => (fd, new.1),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                (sys::fanotify_init(old.0).map_err(|error| unsuitable(path, &error))?, old.1)
-            }
-            Err(error) => return Err(unsuitable(path, &error)),
+        let flags = FLAGS | if limited { 0 } else { UNLIMITED };
+        let new = || sys::fanotify_init(flags | libc::FAN_REPORT_DFID_NAME_TARGET);
+        let old = || sys::fanotify_init(flags | libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID);
+        let opened = if best == Level::Full { new() } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) };
+        let (fd, level) = match opened {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (old(), Level::FullMoved),
+            opened => (opened, Level::Full),
         };
-        Ok(Group { fd, mask })
+        let fd = fd.map_err(|error| unsuitable(path, &error))?;
+        Ok(Group { fd, level })
     }
 
     /// Begins to collect events of the file system on which `root` is; again: nothing happens. A mark goes without a
@@ -87,23 +122,28 @@ impl Group {
     /// [`Error::Unsuitable`] with what the operator has to do.
     pub fn mark(&self, root: BorrowedFd<'_>, path: &Path) -> Result<()> {
         let mark = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
-        sys::fanotify_mark(self.fd.as_fd(), mark, self.mask, root).map_err(|error| unsuitable(path, &error))
+        sys::fanotify_mark(self.fd.as_fd(), mark, self.level.mask(), root).map_err(|error| unsuitable(path, &error))
     }
 
     /// Takes over a group that was opened by an earlier process, if it has collected events of the file system of `root`
     /// ever since, and the same ones that a new one would. `None`, with the reason in the log, otherwise.
-    pub fn adopt(fd: OwnedFd, root: BorrowedFd<'_>, path: &Path, limited: bool) -> Option<Group> {
+    pub fn adopt(fd: OwnedFd, root: BorrowedFd<'_>, path: &Path, limited: bool, best: Level) -> Option<Group> {
         // The kernel's number of a file system is not always that of its files (btrfs); what a new mark is on tells.
         // A mark vanishes with its file system, so one that is there saw everything.
-        let new = Group::open(path, limited).ok()?;
+        let new = Group::open(path, limited, best).ok()?;
         new.mark(root, path).ok()?;
-        let group = Group { fd, mask: new.mask };
+        let group = Group { fd, level: new.level };
         let (held, wanted) = (group.info().ok()?, new.info().ok()?);
         if held == wanted {
             return Some(group);
         }
         tracing::warn!(?held, ?wanted, "the held queue is of another file system, or that was unmounted meanwhile");
         None
+    }
+
+    /// What it can see.
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// What the kernel says of it.
@@ -128,15 +168,6 @@ impl AsFd for Group {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// Flags and events of both kinds of groups, the better one first.
-fn kinds(limited: bool) -> [(u32, u64); 2] {
-    let flags = FLAGS | if limited { 0 } else { UNLIMITED };
-    [
-        (flags | libc::FAN_REPORT_DFID_NAME_TARGET, MASK),
-        (flags | libc::FAN_REPORT_DFID_NAME | libc::FAN_REPORT_FID, OLD_MASK),
-    ]
 }
 
 /// What the kernel says of the group behind a descriptor.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use recorder::group::Level;
 use recorder::hold::{HoldOptions, hold};
 use recorder::keeper::Keepers;
 use recorder::keeper::store::Manager;
@@ -39,6 +40,13 @@ struct Arguments {
     /// Room for events that are not written down yet, for tests.
     #[arg(long, hide = true)]
     ring_bytes: Option<u64>,
+    /// Ask the kernel for no more than this level, for tests: full or full-moved.
+    #[arg(long, hide = true, value_parser = level, default_value = "full")]
+    level: Level,
+}
+
+fn level(name: &str) -> Result<Level, String> {
+    Level::parse(name).ok_or_else(|| "there is no such level".into())
 }
 
 #[derive(Subcommand, Debug)]
@@ -87,7 +95,7 @@ fn run(arguments: &Arguments, socket: &Path) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let default = QueueOptions::default();
     let ring_bytes = arguments.ring_bytes.unwrap_or(default.ring_bytes);
-    let queue = QueueOptions { limited: arguments.limited_queue, ring_bytes };
+    let queue = QueueOptions { limited: arguments.limited_queue, ring_bytes, best: arguments.level };
     let registry = Arc::new(Registry::new(Options { keepers, queue }));
     let listener = server::listen(socket)?;
     tracing::info!(socket = %socket.display(), "ready");

@@ -16,6 +16,7 @@ use crate::dirty::{Dirty, Taken};
 use crate::disk::{Disk, Root};
 use crate::error::{Error, Result};
 use crate::event::Events;
+use crate::group::Level;
 use crate::handle::Namer;
 use crate::identity;
 use crate::index::Index;
@@ -102,6 +103,7 @@ struct InboxState {
 pub struct Pipeline {
     inbox: Arc<Inbox>,
     queue: Arc<Mutex<Queue>>,
+    level: Level,
     stopping: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -113,6 +115,7 @@ impl Pipeline {
     /// What the system says.
     pub fn start(queue: Queue) -> Result<Pipeline> {
         let failed = || Error::io("start", "the threads of a file system");
+        let level = queue.group().level();
         let poll_fd = queue.poll_fd().map_err(failed())?;
         let inbox = Arc::new(Inbox::default());
         let queue = Arc::new(Mutex::new(queue));
@@ -126,7 +129,7 @@ impl Pipeline {
             std::thread::Builder::new().name("collect".into()).spawn(collector).map_err(failed())?,
             std::thread::Builder::new().name("drive".into()).spawn(move || driver.run()).map_err(failed())?,
         ];
-        Ok(Pipeline { inbox, queue, stopping, threads: Mutex::new(threads) })
+        Ok(Pipeline { inbox, queue, level, stopping, threads: Mutex::new(threads) })
     }
 
     /// Sends a command to the driving thread.
@@ -136,6 +139,11 @@ impl Pipeline {
             state.commands.push(command);
             self.inbox.wake.notify_one();
         }
+    }
+
+    /// How much the kernel reports.
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// The queue, to mute directories, or to let go of it.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::group::{Group, waiting_events};
+use crate::group::{Group, Level, waiting_events};
 use crate::keeper::Keeper;
 use crate::ring::{RING_BYTES, Ring, RingId};
 
@@ -30,11 +30,13 @@ pub struct QueueOptions {
     pub limited: bool,
     /// Room in the ring.
     pub ring_bytes: u64,
+    /// More than this is not asked of the kernel.
+    pub best: Level,
 }
 
 impl Default for QueueOptions {
     fn default() -> QueueOptions {
-        QueueOptions { limited: false, ring_bytes: RING_BYTES }
+        QueueOptions { limited: false, ring_bytes: RING_BYTES, best: Level::Full }
     }
 }
 
@@ -86,9 +88,9 @@ impl Queue {
         path: &Path,
         options: QueueOptions,
     ) -> Result<Queue> {
-        let limited = options.limited;
+        let QueueOptions { limited, best, .. } = options;
         let held = keeper.take().and_then(|held| {
-            let group = Group::adopt(held.group, root, path, limited)?;
+            let group = Group::adopt(held.group, root, path, limited, best)?;
             let ring = Ring::open(held.ring);
             let ring = ring.inspect_err(|error| tracing::warn!(%error, "the held queue has no sound ring")).ok()?;
             Some((group, ring))
@@ -98,7 +100,7 @@ impl Queue {
             Some(held) => held,
             None => {
                 let ring = Ring::create(options.ring_bytes).map_err(Error::io("make the ring for", path))?;
-                let group = Group::open(path, limited)?;
+                let group = Group::open(path, limited, best)?;
                 group.mark(root, path)?;
                 (group, ring)
             }

@@ -106,7 +106,7 @@ impl Registry {
         let bricks = self.bricks.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<BrickStatus> = bricks
             .iter()
-            .map(|(id, Entry { attached, .. })| {
+            .map(|(id, Entry { attached, pipeline })| {
                 let open = attached.open.read().unwrap_or_else(PoisonError::into_inner);
                 let objects = open.as_ref().and_then(|open| open.index.view().ok()?.objects().ok());
                 BrickStatus {
@@ -114,6 +114,7 @@ impl Registry {
                     crawling: attached.crawling.load(Ordering::Relaxed),
                     objects: objects.unwrap_or(0),
                     crawls: attached.crawls.load(Ordering::Relaxed),
+                    level: pipeline.level().name().into(),
                     error: attached.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
                 }
             })

@@ -24,6 +24,8 @@ enum Mode {
     Outage,
     /// As lazy, with a queue that overflows.
     Overflow,
+    /// As lazy, then live, with what kernels before 5.17 report.
+    Moved,
 }
 
 fn fuzz(kind: &str, mode: Mode) {
@@ -34,15 +36,22 @@ fn fuzz(kind: &str, mode: Mode) {
         let state = filesystem.dir("state");
         let seed = seed + run;
         mess_from_four(&brick, &outside, 200, seed);
-        let arguments: &[&str] = if mode == Mode::Overflow { &["--limited-queue"] } else { &[] };
+        let arguments: &[&str] = match mode {
+            Mode::Overflow => &["--limited-queue"],
+            Mode::Moved => &["--level", "full-moved"],
+            _ => &[],
+        };
         let mut recorder = Recorder::start(arguments);
         let mut client = recorder.follow(&brick, &state);
         let mut model = Model::default();
+        let level = if mode == Mode::Moved { "full-moved" } else { "full" };
+        assert_eq!(recorder.admin().status()[0].level, level);
         for round in 0..2 {
             let seed = seed.wrapping_add(round << 32);
             match mode {
                 Mode::Live => mess_from_four(&brick, &outside, ops(), seed),
-                Mode::Lazy | Mode::Overflow => {
+                Mode::Moved if round == 1 => mess_from_four(&brick, &outside, ops(), seed),
+                Mode::Lazy | Mode::Overflow | Mode::Moved => {
                     client.barrier();
                     recorder.freeze(true);
                     let count = if mode == Mode::Overflow { ops() * 8 } else { ops() };
@@ -84,6 +93,11 @@ fn lazy() {
 #[test]
 fn outage() {
     KINDS.into_iter().for_each(|kind| fuzz(kind, Mode::Outage));
+}
+
+#[test]
+fn full_moved() {
+    KINDS.into_iter().for_each(|kind| fuzz(kind, Mode::Moved));
 }
 
 #[test]

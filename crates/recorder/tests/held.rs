@@ -120,6 +120,19 @@ fn a_crawl_is_gone_on_with() {
             std::fs::write(brick.join(format!("d{dir}/f{file}")), "x").unwrap();
         }
     }
+    // Nothing happens but the kill.
+    let first = filesystem.dir("first");
+    let recorder = holders.recorder();
+    recorder.attach(&brick, &first);
+    assert!(recorder.admin().status()[0].crawling, "the crawl has ended already");
+    recorder.kill();
+    let recorder = holders.recorder();
+    let mut model = Model { lenient: true, ..Model::default() };
+    check(&mut model, &mut recorder.follow(&brick, &first), &brick);
+    assert_eq!(recorder.crawls(), 0);
+    recorder.stop();
+
+    // Again from the beginning, while everything changes.
     let mut model = Model { lenient: true, ..Model::default() };
     let mut unfinished = 0;
     for pause in [0, 30, 60, 90] {
@@ -267,6 +280,10 @@ fn bricks_of_one_file_system_go_on_together() {
             // What happens now is read while the other brick is not attached yet.
             mess_from_four(brick, &filesystem.dir("outside"), 400, seed + round);
             Client::connect(&recorder.socket(), [*id; 16]).unwrap().barrier();
+            if (*id, round) == (1, 1) {
+                // The first has written everything down for good by then; its events are kept for the second.
+                std::thread::sleep(Duration::from_secs(6));
+            }
         }
         for (id, brick, _, model) in &mut bricks {
             check(model, &mut Client::connect(&recorder.socket(), [*id; 16]).unwrap(), brick);
