@@ -20,6 +20,7 @@ use crate::tree::{Spot, Tree, check_gfid};
 /// [`AgentError`] when the root cannot be served.
 pub fn open_tree(private: Arc<Private>, open_directories: usize) -> Result<Tree, AgentError> {
     let own = |name| move |source| AgentError::Private { name, source };
+    let same_boot = private.is_same_boot().map_err(own("boot"))?;
     let clean = private.take_clean_marker().map_err(own("clean"))?;
     private.sweep().map_err(own("stage"))?;
     stamp_root(&private)?;
@@ -28,7 +29,10 @@ pub fn open_tree(private: Arc<Private>, open_directories: usize) -> Result<Tree,
     let old_path = private.path_to(OLD_INDEX);
     if clean && std::fs::exists(&index_path).unwrap_or(false) {
         match Index::open(&index_path) {
-            Ok(index) => return Ok(Tree::new(private, index, can_clone, open_directories)),
+            Ok(index) => {
+                private.note_boot().map_err(own("boot"))?;
+                return Ok(Tree::new(private, index, can_clone, open_directories));
+            }
             Err(error) => tracing::warn!(%error, "the index cannot be used; a new one is made"),
         }
     }
@@ -41,16 +45,21 @@ pub fn open_tree(private: Arc<Private>, open_directories: usize) -> Result<Tree,
     let old = OldIndex::open(&old_path);
     let mut tree = Tree::new(private, Index::create(&index_path)?, can_clone, open_directories);
     tracing::info!(has_old_index = old.is_some(), "the index is made again from the stamps");
-    let mut crawl = Crawl { tree: &mut tree, old, objects: 0 };
+    let mut crawl = Crawl { tree: &mut tree, old, same_boot, objects: 0 };
     crawl.run().map_err(explain)?;
     tracing::info!(objects = crawl.objects, "the index is complete");
     remove_if_there(&old_path)?;
+    // Last: a crawl that is interrupted has to begin again with the same doubt.
+    tree.private.note_boot().map_err(own("boot"))?;
     Ok(tree)
 }
 
 struct Crawl<'a> {
     tree: &'a mut Tree,
     old: Option<OldIndex>,
+    /// Whether contents are on the disk of which the old index tells. After a power cut size and mtime prove nothing: a
+    /// clone that was patched may have the old content with the new times.
+    same_boot: bool,
     objects: u64,
 }
 
@@ -161,7 +170,7 @@ impl Crawl<'_> {
         match object.kind {
             Kind::Directory => row.mtime = old.and_then(|row| row.mtime).or(Some(object.mtime)),
             Kind::File => {
-                let version = old.and_then(|row| row.version);
+                let version = old.and_then(|row| row.version).filter(|_| self.same_boot);
                 row.version = version.filter(|v| (v.size, v.mtime) == (object.size, object.mtime));
             }
             _ => {}

@@ -27,6 +27,11 @@ pub const OLD_INDEX: &str = "index.old.redb";
 const LOCK: &[u8] = b"lock";
 /// There after a clean stop only.
 const CLEAN: &[u8] = b"clean";
+/// On which boot of the machine the index was written.
+const BOOT: &[u8] = b"boot";
+
+/// A boot id has 37 bytes.
+const BOOT_ID_MAX: u64 = 64;
 
 /// The root and the directories of `.gsync/`, all open.
 #[derive(Debug)]
@@ -115,11 +120,36 @@ impl Private {
     /// # Errors
     /// What the system says.
     pub fn put_clean_marker(&self) -> io::Result<()> {
-        let mut boot_id = String::new();
-        File::open("/proc/sys/kernel/random/boot_id")?.read_to_string(&mut boot_id)?;
+        self.put(CLEAN, &boot_id()?)
+    }
+
+    /// Whether the machine was not started anew since [`Private::note_boot`]: only then is everything on the disk that
+    /// was written before.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn is_same_boot(&self) -> io::Result<bool> {
+        let mut noted = String::new();
+        match beneath::open_file(self.base.as_fd(), BOOT, OFlags::RDONLY, Mode::empty()) {
+            Ok(file) => File::from(file).take(BOOT_ID_MAX).read_to_string(&mut noted)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        Ok(noted == boot_id()?)
+    }
+
+    /// Notes on which boot of the machine the index is written, durably.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn note_boot(&self) -> io::Result<()> {
+        if self.is_same_boot()? { Ok(()) } else { self.put(BOOT, &boot_id()?) }
+    }
+
+    fn put(&self, name: &[u8], text: &str) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
-        let mut file = File::from(beneath::open_file(self.base.as_fd(), CLEAN, flags, Mode::RUSR | Mode::WUSR)?);
-        file.write_all(boot_id.as_bytes())?;
+        let mut file = File::from(beneath::open_file(self.base.as_fd(), name, flags, Mode::RUSR | Mode::WUSR)?);
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
         Ok(rustix::fs::fsync(&self.base)?)
     }
@@ -132,6 +162,12 @@ impl Private {
         empty(self.stage.as_fd())?;
         empty(self.made.as_fd())
     }
+}
+
+fn boot_id() -> io::Result<String> {
+    let mut id = String::new();
+    File::open("/proc/sys/kernel/random/boot_id")?.take(BOOT_ID_MAX).read_to_string(&mut id)?;
+    Ok(id)
 }
 
 /// Opens the root of a secondary.
