@@ -11,7 +11,7 @@ use std::time::Duration;
 use changelog::Position;
 use posix::passing::FdStream;
 use protocol::brick::{
-    BrickHello, BrickRequest, BrickResponse, BrickWelcome, Listed, Look, MAX_ASKED, MAX_OPEN, Names,
+    BrickHello, BrickRequest, BrickResponse, BrickWelcome, Listed, Look, MAX_ASKED, MAX_OPEN, Names, Opened,
 };
 use protocol::hello::{MAGIC, Versions};
 use protocol::{FrameError, Gfid, Object, Place};
@@ -90,18 +90,21 @@ impl Brick {
         .await
     }
 
-    /// Opens regular files: a descriptor or an `errno` for each.
+    /// Opens regular files: a descriptor, and whether its content is in doubt, or an `errno` for each.
     ///
     /// # Errors
     /// The recorder cannot be asked.
-    pub async fn open(&self, gfids: &[Gfid]) -> Result<Vec<Result<OwnedFd, i32>>, WorkerError> {
+    pub async fn open(&self, gfids: &[Gfid]) -> Result<Vec<Result<(OwnedFd, bool), i32>>, WorkerError> {
         let mut opened = Vec::with_capacity(gfids.len());
         for part in gfids.chunks(MAX_OPEN) {
             let (answer, fds) = self.ask(BrickRequest::Open(part.to_vec()), Some(ANSWER_LIMIT)).await?;
-            let BrickResponse::Opened(errnos) = answer else { return Err(self.unexpected(answer)) };
+            let BrickResponse::Opened(answers) = answer else { return Err(self.unexpected(answer)) };
             let mut fds = fds.into_iter();
-            for errno in errnos {
-                opened.push(if errno == 0 { fds.next().ok_or(libc_eio()) } else { Err(errno) });
+            for answer in answers {
+                opened.push(match answer {
+                    Opened::Open { doubted } => fds.next().map(|fd| (fd, doubted)).ok_or(libc_eio()),
+                    Opened::Failed(errno) => Err(errno),
+                });
             }
         }
         Ok(opened)

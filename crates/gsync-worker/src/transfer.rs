@@ -19,6 +19,14 @@ use crate::journal::now_secs;
 /// 30 s, and looks for them every 5 s. With a wide margin.
 const SETTLED_AFTER_SECS: u64 = 120;
 
+/// A file to be sent, open.
+struct Opened {
+    job: TransferJob,
+    fd: OwnedFd,
+    /// Equal times do not prove equal content.
+    doubted: bool,
+}
+
 /// Carries out one [`Effect::Transfer`](crate::event::Effect::Transfer). Also returns how many bytes were read.
 ///
 /// # Errors
@@ -36,7 +44,7 @@ pub async fn transfer(
     let mut files = Vec::new();
     for (job, opened) in jobs.into_iter().zip(opened) {
         match opened {
-            Ok(fd) => files.push((job, fd)),
+            Ok((fd, doubted)) => files.push(Opened { job, fd, doubted }),
             Err(errno) => drop(states.insert(job.gfid, unopened(errno))),
         }
     }
@@ -78,14 +86,14 @@ fn is_settled(object: &Object) -> bool {
 /// Files that need not be hard are sent only if the secondary has another version.
 async fn skip_current(
     control: &Control,
-    files: Vec<(TransferJob, OwnedFd)>,
+    files: Vec<Opened>,
     states: &mut HashMap<Gfid, TransferState>,
 ) -> Result<Vec<Waiting>, WorkerError> {
     let mut items = Vec::new();
     let mut asked: Vec<(Gfid, Object)> = Vec::new();
-    for (job, fd) in &files {
+    for Opened { job, fd, doubted } in &files {
         let Ok(object) = Object::read_stat(fd.as_fd()) else { continue };
-        if !job.hard || is_settled(&object) {
+        if !doubted && (!job.hard || is_settled(&object)) {
             items.push(Item::Have { gfid: job.gfid, version: Version::of(&object) });
             asked.push((job.gfid, object));
         }
@@ -101,8 +109,8 @@ async fn skip_current(
             }
         }
     }
-    let source = |(job, fd): (TransferJob, OwnedFd)| {
+    let source = |Opened { job, fd, .. }: Opened| {
         (Source { gfid: job.gfid, fd, accept_unstable: job.accept_unstable }, job.waited)
     };
-    Ok(files.into_iter().filter(|(job, _)| !states.contains_key(&job.gfid)).map(source).collect())
+    Ok(files.into_iter().filter(|Opened { job, .. }| !states.contains_key(&job.gfid)).map(source).collect())
 }

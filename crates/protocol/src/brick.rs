@@ -92,8 +92,8 @@ pub enum BrickResponse {
     Stated(Vec<Option<Object>>),
     /// One for each object, from the first on.
     Named(Vec<Names>),
-    /// 0 and a descriptor, or an `errno` and none, for each object. `ENOENT`: gone.
-    Opened(Vec<i32>),
+    /// One for each object.
+    Opened(Vec<Opened>),
     /// The position behind everything that was changed before the request.
     Barrier(Position),
     /// The request could not be answered at all.
@@ -116,6 +116,19 @@ pub struct Listed {
     pub place: Place,
     /// Its type.
     pub kind: Kind,
+}
+
+/// Whether a file could be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Opened {
+    /// Its descriptor comes with the answer.
+    Open {
+        /// A file system that lost what it had may give this content the times of another one: equal times do not prove
+        /// that the secondary has it.
+        doubted: bool,
+    },
+    /// This `errno`, and no descriptor. `ENOENT`: gone.
+    Failed(i32),
 }
 
 /// What is at a name.

@@ -136,10 +136,11 @@ impl<'a> Answers<'a> {
         Ok(BrickResponse::Listed { names, next })
     }
 
-    /// Opens a regular file for reading; the error is an `errno`, `ENOENT` where it is gone.
-    pub fn open(&mut self, gfid: Gfid) -> Result<std::result::Result<OwnedFd, i32>> {
+    /// Opens a regular file for reading, and says whether its content is in [doubt](Row::doubted); the error is an
+    /// `errno`, `ENOENT` where it is gone.
+    pub fn open(&mut self, gfid: Gfid) -> Result<std::result::Result<(OwnedFd, bool), i32>> {
         let row = self.view.object(gfid)?;
-        let Some((kind, handle)) = row.and_then(|row| Some((row.kind, row.handle?))) else {
+        let Some((kind, doubted, handle)) = row.and_then(|row| Some((row.kind, row.doubted, row.handle?))) else {
             return Ok(Err(libc::ENOENT));
         };
         if kind != Kind::File {
@@ -160,7 +161,7 @@ impl<'a> Answers<'a> {
         Ok(match Object::read_stat(fd.as_fd()) {
             Ok(object) if object.nlink == 0 => Err(libc::ENOENT),
             Ok(object) if object.kind != Kind::File => Err(libc::EINVAL),
-            Ok(_) => Ok(fd),
+            Ok(_) => Ok((fd, doubted)),
             Err(error) => Err(errno(&error)),
         })
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use changelog::{Birth, EntryOp, Fop, Gfid, Record};
 use posix::Kind;
 
+use crate::brick::Suspicion;
 use crate::dirty::Hints;
 use crate::disk::{Disk, Seen};
 use crate::error::Result;
@@ -26,8 +27,8 @@ pub struct Batch {
     pub parents: HashSet<Gfid>,
     /// Objects about which events said something.
     pub objects: HashMap<Gfid, (Handle, Hints)>,
-    /// The names come from a listing: `Some(suspect)`, see [`Reason::Crawl`].
-    pub crawl: Option<bool>,
+    /// The names come from a listing.
+    pub crawl: bool,
 }
 
 /// What follows from it.
@@ -74,7 +75,7 @@ impl Batch {
     ///
     /// # Errors
     /// What system or index say.
-    pub fn work_out(self, view: &View, disk: &Disk, suspect_since: i64) -> Result<Outcome> {
+    pub fn work_out(self, view: &View, disk: &Disk, suspicion: Option<&Suspicion>) -> Result<Outcome> {
         let mut survey = Survey::new(view, disk);
         for slot in &self.slots {
             survey.add(slot)?;
@@ -91,8 +92,8 @@ impl Batch {
             Outcome { ops: plan.ops, doomed: plan.doomed, unsettled: plan.unsettled, ..Outcome::default() };
         outcome.unsettled.extend(survey.doubtful());
         outcome.record_entries(&survey);
-        self.judge_all(&mut survey, &facts, suspect_since, &mut outcome)?;
-        if self.crawl.is_some() {
+        self.judge_all(&mut survey, &facts, suspicion, &mut outcome)?;
+        if self.crawl {
             let listed = self.slots.iter().filter_map(|slot| survey.at(slot));
             outcome.dirs.extend(listed.filter(|seen| seen.object.kind == Kind::Directory).map(|seen| seen.gfid));
         }
@@ -104,7 +105,7 @@ impl Batch {
         &self,
         survey: &mut Survey<'_>,
         facts: &Facts,
-        suspect_since: i64,
+        suspicion: Option<&Suspicion>,
         outcome: &mut Outcome,
     ) -> Result<()> {
         let mut names: HashMap<Gfid, isize> = HashMap::new();
@@ -132,8 +133,8 @@ impl Batch {
             }
         }
         let listed: HashSet<Gfid> = match self.crawl {
-            Some(_) => self.slots.iter().filter_map(|slot| Some(survey.at(slot)?.gfid)).collect(),
-            None => HashSet::new(),
+            true => self.slots.iter().filter_map(|slot| Some(survey.at(slot)?.gfid)).collect(),
+            false => HashSet::new(),
         };
         let mut all: Vec<Seen> = survey.seen().values().cloned().collect();
         all.sort_by_key(|seen| seen.gfid);
@@ -147,8 +148,9 @@ impl Batch {
             }
             let hints = self.objects.get(&seen.gfid).map(|(_, hints)| *hints).unwrap_or_default();
             let reason = match self.crawl {
-                Some(suspect) if listed.contains(&seen.gfid) || self.parents.contains(&seen.gfid) => {
-                    Reason::Crawl { suspect: suspect && seen.object.ctime.secs >= suspect_since }
+                true if listed.contains(&seen.gfid) || self.parents.contains(&seen.gfid) => {
+                    let (before, now) = (row.as_ref().map(|row| &row.stamp), Stamp::of(&seen.object));
+                    Reason::Crawl { suspect: suspicion.is_some_and(|s| s.covers(seen.gfid, before, &now)) }
                 }
                 _ => Reason::Event(hints),
             };
@@ -190,7 +192,7 @@ impl Outcome {
     fn judge_one(&mut self, seen: &Seen, row: Option<Row>, reason: Reason, hints: Hints) {
         let kind = seen.object.kind;
         let stamp = Stamp::of(&seen.object);
-        let Verdict { data, meta, owed } = judge(row.as_ref(), kind, &stamp, reason);
+        let Verdict { data, meta, owed, doubted } = judge(row.as_ref(), kind, &stamp, reason);
         if meta {
             self.records.push(Record::Meta(seen.gfid, Fop::SETATTR));
         }
@@ -203,7 +205,9 @@ impl Outcome {
             let certain = hints.modified || resized || row.is_none();
             self.owed.push((seen.gfid, Owing { certain, attributes: hints.attributes }));
         }
-        let new = Row { kind, owed, stamp, handle: Some(seen.handle.clone()) };
+        // A content that was told for a better reason than doubt has other times.
+        let doubted = if data { doubted } else { row.as_ref().is_some_and(|row| row.doubted) };
+        let new = Row { kind, owed, doubted, stamp, handle: Some(seen.handle.clone()) };
         if row.as_ref() != Some(&new) {
             self.rows.push((seen.gfid, new));
         }

@@ -26,6 +26,8 @@ pub struct Verdict {
     pub meta: bool,
     /// A D record later, unless it turns out that only times were set.
     pub owed: bool,
+    /// The D record tells of a content that may have the same times as another one that was told before.
+    pub doubted: bool,
 }
 
 /// Decides. `old` is `None` for an object that gets its first name now.
@@ -39,22 +41,26 @@ pub fn judge(old: Option<&Row>, kind: Kind, now: &Stamp, reason: Reason) -> Verd
             Reason::Crawl { .. } => Verdict { data: is_file && now.size > 0, ..Verdict::default() },
         };
     };
-    let other_content = is_file && !old.stamp.same_content(now);
+    // The file system went back: what it has now it may have had before, with the same times.
+    let rolled_back = now.ctime < old.stamp.ctime;
+    let other_content = is_file && (!old.stamp.same_content(now) || rolled_back);
     let other_attributes = old.stamp.ctime != now.ctime;
     match reason {
         Reason::Crawl { suspect } => Verdict {
             data: is_file && (other_content || old.owed || suspect),
             meta: other_attributes || suspect,
             owed: false,
+            doubted: is_file && (suspect || rolled_back),
         },
         Reason::Event(hints) => {
             let data = is_file && hints.closed;
             // Writing changes the ctime too; what D sends has the times.
             let explained = is_file && (hints.modified || hints.closed);
             Verdict {
-                data,
+                data: data || (is_file && rolled_back),
                 meta: hints.attributes || (other_attributes && !explained),
-                owed: is_file && !data && (old.owed || hints.modified || other_content),
+                owed: is_file && !data && !rolled_back && (old.owed || hints.modified || other_content),
+                doubted: is_file && rolled_back,
             }
         }
     }
@@ -71,16 +77,16 @@ mod tests {
     }
 
     fn row(kind: Kind, owed: bool) -> Row {
-        Row { kind, owed, stamp: stamp(5, 1, 1), handle: None }
+        Row { kind, owed, doubted: false, stamp: stamp(5, 1, 1), handle: None }
     }
 
     fn event(modified: bool, closed: bool, attributes: bool) -> Reason {
         Reason::Event(Hints { modified, closed, attributes })
     }
 
-    /// The three letters of a verdict, for tables.
+    /// The letters of a verdict, for tables.
     fn letters(verdict: Verdict) -> String {
-        [(verdict.data, 'D'), (verdict.meta, 'M'), (verdict.owed, 'o')]
+        [(verdict.data, 'D'), (verdict.meta, 'M'), (verdict.owed, 'o'), (verdict.doubted, '?')]
             .iter()
             .filter(|(on, _)| *on)
             .map(|(_, c)| c)
@@ -107,7 +113,10 @@ mod tests {
             (Some(&file), chmod, crawl, "M"),
             (Some(&file), written, crawl, "DM"),
             (Some(&owed), same, crawl, "D"),
-            (Some(&file), same, Reason::Crawl { suspect: true }, "DM"),
+            (Some(&file), same, Reason::Crawl { suspect: true }, "DM?"),
+            (Some(&file), stamp(5, 1, 0), crawl, "DM?"),
+            (Some(&file), stamp(5, 1, 0), event(false, false, false), "DM?"),
+            (Some(&file), stamp(5, 1, 0), event(true, false, false), "D?"),
             // A writable mapping that was dirty already changes no stamp: a close is always told.
             (Some(&file), same, event(false, true, false), "D"),
             (Some(&file), written, event(true, true, false), "D"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use posix::passing::FdStream;
 use protocol::brick::{
     ANSWER_BYTES, AdminRequest, AdminResponse, BrickHello, BrickRequest, BrickResponse, BrickWelcome, Look, MAX_ASKED,
-    MAX_OPEN, Names,
+    MAX_OPEN, Names, Opened,
 };
 use protocol::hello::{MAGIC, Versions};
 use protocol::{FrameError, Object, encode, read_frame, write_frame};
@@ -195,17 +195,17 @@ fn ask(attached: &Attached, request: BrickRequest) -> Result<(BrickResponse, Vec
             BrickResponse::Named(as_fits(gfids, |gfid| answers.names(gfid), Names::weight_bytes)?)
         }
         BrickRequest::Open(gfids) if gfids.len() <= MAX_OPEN => {
-            let mut errors = Vec::with_capacity(gfids.len());
+            let mut opened = Vec::with_capacity(gfids.len());
             for gfid in gfids {
-                match answers.open(gfid)? {
-                    Ok(fd) => {
+                opened.push(match answers.open(gfid)? {
+                    Ok((fd, doubted)) => {
                         fds.push(fd);
-                        errors.push(0);
+                        Opened::Open { doubted }
                     }
-                    Err(errno) => errors.push(errno),
-                }
+                    Err(errno) => Opened::Failed(errno),
+                });
             }
-            BrickResponse::Opened(errors)
+            BrickResponse::Opened(opened)
         }
         BrickRequest::List { after, directories } => answers.list(after, directories)?,
         _ => return Ok(failed(format!("more than {MAX_ASKED} questions, or {MAX_OPEN} files, at once"))),

@@ -12,7 +12,9 @@ use common::client::{Client, greet};
 use common::process::BRICK;
 use common::{FileSystem, Recorder};
 use protocol::Place;
-use protocol::brick::{BrickHello, BrickRequest, BrickResponse, BrickWelcome, Look, MAX_ASKED, MAX_OPEN, Names};
+use protocol::brick::{
+    BrickHello, BrickRequest, BrickResponse, BrickWelcome, Look, MAX_ASKED, MAX_OPEN, Names, Opened,
+};
 use protocol::hello::{MAGIC, Versions};
 
 fn content(client: &mut Client, gfid: Gfid) -> String {
@@ -136,7 +138,7 @@ fn many_files_at_once() {
         .collect();
     for (share, wanted) in gfids.chunks(MAX_OPEN).enumerate() {
         let response = client.ask(&BrickRequest::Open(wanted.to_vec()));
-        assert_eq!(response, BrickResponse::Opened(vec![0; wanted.len()]));
+        assert_eq!(response, BrickResponse::Opened(vec![Opened::Open { doubted: false }; wanted.len()]));
         for number in 0..wanted.len() {
             let mut text = String::new();
             fs::File::from(client.stream.take_fd().unwrap()).read_to_string(&mut text).unwrap();

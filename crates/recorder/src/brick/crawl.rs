@@ -111,7 +111,7 @@ impl Brick {
         }
         let Some(mut listing) = self.listing.take() else { return Ok(()) };
         // Small directories share a batch.
-        let mut batch = Batch { crawl: Some(false), ..Batch::default() };
+        let mut batch = Batch { crawl: true, ..Batch::default() };
         let mut finished = Vec::new();
         loop {
             let view = self.index.view()?;
@@ -160,8 +160,8 @@ impl Brick {
             return Ok(());
         }
         self.crawling = false;
-        self.suspect_since = None;
         self.make_durable()?;
+        self.end_suspicion()?;
         tracing::info!(path = %self.spec.path.display(), "crawl ended");
         if std::mem::take(&mut self.crawl_again) { self.start_crawl() } else { Ok(()) }
     }

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 use changelog::{Gfid, Position};
 
+pub use alive::Suspicion;
+
 use crate::batch::Owing;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -75,8 +77,8 @@ pub struct Brick {
     journal: Journal,
     crawling: bool,
     crawl_again: bool,
-    /// Objects that changed since then (seconds since 1970) may have lost content.
-    suspect_since: Option<i64>,
+    /// Until the crawl after a power cut has ended.
+    suspicion: Option<Suspicion>,
     listing: Option<Listing>,
     doomed: VecDeque<Gfid>,
     /// When a subtree that had left was last taken out of the index in part only.
@@ -128,9 +130,10 @@ impl Brick {
             opening::check_not_emptied(&index, &disk)?;
         }
         opening::settle_root(&index, &disk, admitted)?;
-        let suspect_since = alive::suspect_since(&index)?;
-        if redone > 0 || suspect_since.is_some() {
-            tracing::info!(path = %spec.path.display(), redone, ?suspect_since, "index brought up to the changelog");
+        let suspicion = Suspicion::at_start(&index, journal.dir())?;
+        if redone > 0 || suspicion.is_some() {
+            let rebooted = suspicion.is_some();
+            tracing::info!(path = %spec.path.display(), redone, rebooted, "index brought up to the changelog");
         }
         let now = Instant::now();
         let mut brick = Brick {
@@ -140,7 +143,7 @@ impl Brick {
             journal,
             crawling: false,
             crawl_again: false,
-            suspect_since,
+            suspicion,
             listing: None,
             doomed: VecDeque::new(),
             half_removed: None,
@@ -164,7 +167,7 @@ impl Brick {
                 brick.begin_crawl()?;
             }
         }
-        brick.beat(false)?;
+        brick.beat()?;
         Ok(brick)
     }
 
@@ -237,7 +240,7 @@ impl Brick {
             self.make_durable()?;
         }
         if self.heartbeat.elapsed() >= HEARTBEAT_EVERY {
-            self.beat(false)?;
+            self.beat()?;
         }
         Ok(())
     }
@@ -274,6 +277,6 @@ impl Brick {
         if !self.journal.is_empty() {
             self.journal.roll()?;
         }
-        self.beat(true)
+        self.beat()
     }
 }

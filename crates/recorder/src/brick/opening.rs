@@ -69,7 +69,7 @@ pub(super) fn settle_root(index: &Index, disk: &Disk, admitted: &Admitted) -> Re
     }
     if index.view()?.object(Gfid::ROOT)?.and_then(|row| row.handle).as_ref() != Some(root) {
         let (kind, handle) = (posix::Kind::Directory, Some(root.clone()));
-        let row = Row { kind, owed: false, stamp: Stamp::default(), handle };
+        let row = Row { kind, owed: false, doubted: false, stamp: Stamp::default(), handle };
         index.edit(true, |edit| edit.put_object(Gfid::ROOT, &row))?;
     }
     admitted.settle()

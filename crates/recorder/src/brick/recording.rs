@@ -87,13 +87,10 @@ impl Brick {
 
     pub(super) fn carry_out(
         &mut self,
-        mut batch: Batch,
+        batch: Batch,
         more: impl FnOnce(&mut Edit<'_>, &Outcome) -> Result<()>,
     ) -> Result<()> {
-        let is_crawl = batch.crawl.is_some();
-        if let Some(suspect) = &mut batch.crawl {
-            *suspect = self.suspect_since.is_some();
-        }
+        let is_crawl = batch.crawl;
         for (gfid, (_, hints)) in &batch.objects {
             if let Some((_, owing)) = self.owed.get_mut(gfid) {
                 owing.attributes |= hints.attributes;
@@ -101,8 +98,7 @@ impl Brick {
             }
         }
         let view = self.index.view()?;
-        let suspect_since = self.suspect_since.unwrap_or(i64::MIN);
-        let mut outcome = batch.work_out(&view, &self.disk, suspect_since)?;
+        let mut outcome = batch.work_out(&view, &self.disk, self.suspicion.as_ref())?;
         drop(view);
         let unsettled = std::mem::take(&mut outcome.unsettled);
         self.doomed.extend(outcome.doomed.drain(..));

@@ -153,6 +153,12 @@ impl<'txn> Edit<'txn> {
         Ok(value.and_then(|value| value.value().try_into().ok().map(u64::from_le_bytes)))
     }
 
+    /// Takes a value out of the table `meta`.
+    pub fn remove_meta(&mut self, key: &str) -> Result<()> {
+        self.meta.remove(key)?;
+        Ok(())
+    }
+
     /// Writes a value of the table `meta`.
     pub fn set_meta(&mut self, key: &str, value: &[u8]) -> Result<()> {
         self.meta.insert(key, value)?;

@@ -94,7 +94,7 @@ fn add(edit: &mut Edit<'_>, gfid: Gfid, slot: &Slot, kind: Kind) -> Result<()> {
 fn ensure(edit: &mut Edit<'_>, gfid: Gfid, kind: Kind) -> Result<()> {
     if edit.object(gfid)?.is_none() {
         let owed = kind == Kind::File;
-        edit.put_object(gfid, &Row { kind, owed, stamp: Stamp::default(), handle: None })?;
+        edit.put_object(gfid, &Row { kind, owed, doubted: false, stamp: Stamp::default(), handle: None })?;
     }
     Ok(())
 }

@@ -12,6 +12,9 @@ const FIXED_BYTES: usize = 34;
 /// Set while a D record is owed, see [`Row::owed`].
 const OWED: u8 = 1;
 
+/// Set where equal times do not prove equal content, see [`Row::doubted`].
+const DOUBTED: u8 = 2;
+
 /// One row of the table `objects`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
@@ -19,6 +22,9 @@ pub struct Row {
     pub kind: Kind,
     /// Content was changed (or may have been), and no D record says so yet.
     pub owed: bool,
+    /// The last D record tells of a content that may have the same times as another one that was told before: equal times
+    /// prove nothing.
+    pub doubted: bool,
     /// State when it was last looked at.
     pub stamp: Stamp,
     /// The handle; `None` of an object that only the changelog told about, until it is looked at.
@@ -59,7 +65,7 @@ impl Row {
         let handle = self.handle.as_ref().map_or(&[][..], Handle::as_bytes);
         let mut out = Vec::with_capacity(FIXED_BYTES + handle.len());
         out.push(kind_to_byte(self.kind));
-        out.push(if self.owed { OWED } else { 0 });
+        out.push(if self.owed { OWED } else { 0 } | if self.doubted { DOUBTED } else { 0 });
         out.extend_from_slice(&self.stamp.size.to_le_bytes());
         for time in [self.stamp.mtime, self.stamp.ctime] {
             out.extend_from_slice(&time.secs.to_le_bytes());
@@ -80,6 +86,7 @@ impl Row {
         Ok(Row {
             kind: kind_from_byte(fixed[0]).ok_or_else(damaged)?,
             owed: fixed[1] & OWED != 0,
+            doubted: fixed[1] & DOUBTED != 0,
             stamp: Stamp { size: u64_at(fixed, 2), mtime: time(10), ctime: time(22) },
             handle: match handle {
                 [] => None,
@@ -126,6 +133,7 @@ mod tests {
         let row = Row {
             kind: Kind::Symlink,
             owed: true,
+            doubted: true,
             stamp: Stamp {
                 size: 0x0102,
                 mtime: Time { secs: -5, nanos: 999_999_999 },
@@ -135,7 +143,7 @@ mod tests {
         };
         let bytes = row.encode();
         assert_eq!(bytes.len(), 34 + 4 + 8);
-        assert_eq!(bytes[..4], [2, 1, 2, 1]);
+        assert_eq!(bytes[..4], [2, 3, 2, 1]);
         assert_eq!(Row::decode(&bytes).unwrap(), row);
         let stub = Row { handle: None, ..row };
         assert_eq!(Row::decode(&stub.encode()).unwrap(), stub);

@@ -10,6 +10,7 @@ use changelog::{Gfid, Position};
 use posix::passing::FdStream;
 use protocol::brick::{
     AdminRequest, AdminResponse, BrickHello, BrickRequest, BrickResponse, BrickStatus, BrickWelcome, Look, Names,
+    Opened,
 };
 use protocol::hello::{MAGIC, Versions};
 use protocol::{Object, Place, read_frame, write_frame};
@@ -84,10 +85,23 @@ impl Client {
         }
     }
 
+    /// Opens a file: whether its content is in doubt.
+    pub fn open_doubted(&mut self, gfid: Gfid) -> Result<bool, i32> {
+        match self.ask(&BrickRequest::Open(vec![gfid])) {
+            BrickResponse::Opened(opened) => match opened[0] {
+                Opened::Open { doubted } => self.stream.take_fd().map(|_| doubted).ok_or(0),
+                Opened::Failed(errno) => Err(errno),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn open(&mut self, gfid: Gfid) -> Result<OwnedFd, i32> {
         match self.ask(&BrickRequest::Open(vec![gfid])) {
-            BrickResponse::Opened(errors) if errors == [0] => Ok(self.stream.take_fd().unwrap()),
-            BrickResponse::Opened(errors) => Err(errors[0]),
+            BrickResponse::Opened(opened) => match opened[0] {
+                Opened::Open { .. } => Ok(self.stream.take_fd().unwrap()),
+                Opened::Failed(errno) => Err(errno),
+            },
             other => panic!("{other:?}"),
         }
     }

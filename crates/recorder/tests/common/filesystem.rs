@@ -78,6 +78,20 @@ impl FileSystem {
         run(Command::new("umount").arg(self.root())).unwrap();
     }
 
+    /// Copies the image of the live file system: what a disk has when power fails.
+    pub fn copy_image(&self) -> PathBuf {
+        let copy = self.dir.path().join("image.copy");
+        run(Command::new("cp").arg("--sparse=always").arg(self.dir.path().join("image")).arg(&copy)).unwrap();
+        copy
+    }
+
+    /// Mounts a copy of the image in the place of the image.
+    pub fn replace(&mut self, copy: &Path) {
+        run(Command::new("umount").arg(self.root())).unwrap();
+        std::fs::rename(copy, self.dir.path().join("image")).unwrap();
+        self.mount();
+    }
+
     /// A directory in it, made if it is missing.
     pub fn dir(&self, name: &str) -> PathBuf {
         let dir = self.root().join(name);

@@ -20,8 +20,24 @@ pub struct Recorder {
 impl Recorder {
     /// Starts it and waits until it listens.
     pub fn start(arguments: &[&str]) -> Recorder {
+        Recorder::start_with(Command::new(env!("CARGO_BIN_EXE_gsync-recorder")), arguments)
+    }
+
+    /// Starts it where the kernel tells that it was booted meanwhile.
+    pub fn start_after_reboot() -> Recorder {
+        let id = std::env::temp_dir().join(format!("gsync-boot-{}", std::process::id()));
+        std::fs::write(&id, "00000000-0000-0000-0000-000000000000\n").unwrap();
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&id).arg(env!("CARGO_BIN_EXE_gsync-recorder"));
+        let recorder = Recorder::start_with(command, &[]);
+        drop(std::fs::remove_file(&id));
+        recorder
+    }
+
+    fn start_with(mut command: Command, arguments: &[&str]) -> Recorder {
         let run = tempfile::tempdir().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_gsync-recorder"))
+        let child = command
             .arg("--socket")
             .arg(run.path().join("s/socket"))
             .args(["--log-level", &std::env::var("GSYNC_TEST_LOG").unwrap_or("warn".into())])
