@@ -11,11 +11,24 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
 
+use crate::fs::Mounted;
 use crate::proc::{self, Process};
 use crate::{programs, wait};
 
 /// How long the monitor has to end by itself.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// Gives the command after `$1` another boot id, and keeps none of the mounts that are not its own: another test could
+/// not unmount its file systems.
+const REBOOTED: &str = r#"
+mount --bind "$1" /proc/sys/kernel/random/boot_id || exit
+temporary=$(dirname "$(dirname "$1")")
+awk '{print $5}' /proc/self/mountinfo | grep "^$temporary/" | grep -vFf "$1.mounts" | while read -r other; do
+    umount -l "$other"
+done
+shift
+exec "$@"
+"#;
 
 /// How much of each log is shown when a test fails.
 const LOG_LINES: usize = 60;
@@ -27,6 +40,10 @@ pub struct Deployment {
     dir: tempfile::TempDir,
     /// What the arguments of its processes may name besides the directory.
     elsewhere: Mutex<Vec<String>>,
+    /// What is started from now on finds this in the place of the kernel's boot id.
+    boot_id: Mutex<Option<PathBuf>>,
+    /// Where the command finds the other programs, if not beside it.
+    programs: Mutex<Option<PathBuf>>,
 }
 
 impl Deployment {
@@ -37,7 +54,8 @@ impl Deployment {
     pub fn new() -> anyhow::Result<Deployment> {
         // Short, because Unix sockets lie in it, whose paths may have 107 bytes.
         let dir = tempfile::Builder::new().prefix("gs-").rand_bytes(5).tempdir()?;
-        let deployment = Deployment { dir, elsewhere: Mutex::default() };
+        let deployment =
+            Deployment { dir, elsewhere: Mutex::default(), boot_id: Mutex::default(), programs: Mutex::default() };
         fs::create_dir(deployment.state_dir())?;
         fs::create_dir(deployment.run_dir())?;
         Ok(deployment)
@@ -60,9 +78,61 @@ impl Deployment {
 
     /// The command with its directories set; the rest is still to be added.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(programs::path("geo-rep"));
+        let program = programs::path("geo-rep");
+        let mut command = match &*self.boot_id.lock().unwrap_or_else(|e| e.into_inner()) {
+            None => Command::new(program),
+            Some(id) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", REBOOTED, "sh"]).arg(id).arg(program);
+                command
+            }
+        };
+        if let Some(programs) = &*self.programs.lock().unwrap_or_else(|e| e.into_inner()) {
+            command.env("GSYNC_BIN_DIR", programs);
+        }
         command.arg("--state-dir").arg(self.state_dir()).arg("--run-dir").arg(self.run_dir());
         command
+    }
+
+    /// Whatever is started from now on finds that the machine was booted meanwhile. It also has mounts of its own: it sees
+    /// those of `mounts`, and not what is mounted later.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn reboot(&self, mounts: &[&Mounted]) -> anyhow::Result<()> {
+        let (random, file) = (fastrand::u64(..), self.dir.path().join("boot_id"));
+        fs::write(&file, format!("00000000-0000-4000-8000-{:012x}\n", random >> 16))?;
+        let roots: Vec<String> = mounts.iter().map(|mounted| format!("{}\n", mounted.root().display())).collect();
+        fs::write(self.dir.path().join("boot_id.mounts"), roots.concat())?;
+        *self.boot_id.lock().unwrap_or_else(|e| e.into_inner()) = Some(file);
+        Ok(())
+    }
+
+    /// Lets recorders start with one more argument.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn with_recorder_argument(&self, argument: &str) -> anyhow::Result<()> {
+        let dir = self.dir.path().join("bin");
+        fs::create_dir(&dir)?;
+        for name in programs::ALL {
+            std::os::unix::fs::symlink(programs::path(name), dir.join(name))?;
+        }
+        let script = format!("#!/bin/sh\nexec {} \"$@\" {argument}\n", programs::path("gsync-recorder").display());
+        fs::remove_file(dir.join("gsync-recorder"))?;
+        fs::write(dir.join("gsync-recorder"), script)?;
+        fs::set_permissions(dir.join("gsync-recorder"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        *self.programs.lock().unwrap_or_else(|e| e.into_inner()) = Some(dir);
+        Ok(())
+    }
+
+    /// Ends the monitor and all that it started, in order.
+    pub fn shut_down(&self) {
+        for monitor in self.processes(&["gsync-monitor"]) {
+            monitor.signal(Signal::TERM);
+        }
+        let primary = ["gsync-monitor", "gsync-recorder", "gsync-worker"];
+        wait::wait_until("the monitor's end", Duration::from_secs(60), || self.processes(&primary).is_empty());
     }
 
     /// Runs a command to its end, whatever comes of it.

@@ -10,6 +10,12 @@ use anyhow::{Context, ensure};
 
 use crate::need;
 
+/// How often an image is copied until it was quiet for long enough.
+const COPIES_MAX: usize = 50;
+
+/// How long a file system that was unmounted may still be in use.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// A kind of file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FileSystem {
@@ -113,6 +119,67 @@ impl Mounted {
         &self.root
     }
 
+    /// Takes it away, even while somebody uses it.
+    ///
+    /// # Errors
+    /// When umount(8) fails, with what it said.
+    pub fn unmount_lazily(&self) -> anyhow::Result<()> {
+        run("umount", ["-l".as_ref(), self.root.as_os_str()]).map(drop)
+    }
+
+    /// Mounts the image again, when nobody has it mounted any more, here or in another mount namespace.
+    ///
+    /// # Errors
+    /// When a program fails, with what it said.
+    pub fn mount_again(&self) -> anyhow::Result<()> {
+        self.wait_for_end();
+        mount_existing(self.kind, &self.image(), &self.root)
+    }
+
+    fn wait_for_end(&self) {
+        crate::wait::wait_for("the end of the mount", LIMIT, || {
+            let devices = run("losetup", ["-j".as_ref(), self.image().as_os_str()]).map_err(|e| format!("{e:#}"))?;
+            if devices.is_empty() { Ok(()) } else { Err(devices) }
+        });
+    }
+
+    /// Copies the image of the live file system: what the disk has when power fails now. A copy takes a while, and a
+    /// disk has no state of two moments: so two copies have to be equal.
+    ///
+    /// # Errors
+    /// When cp(1) fails, or the file system is written to without a pause.
+    pub fn copy_image(&self) -> anyhow::Result<PathBuf> {
+        let (copy, again) = (self.dir.path().join("copy"), self.dir.path().join("again"));
+        for _ in 0..COPIES_MAX {
+            for to in [&copy, &again] {
+                run("cp", ["--sparse=always".as_ref(), self.image().as_os_str(), to.as_os_str()])?;
+            }
+            let equal = Command::new("cmp").arg("-s").args([&copy, &again]).status()?.success();
+            fs::remove_file(&again)?;
+            if equal {
+                return Ok(copy);
+            }
+        }
+        anyhow::bail!("{} is written to without a pause", self.root.display())
+    }
+
+    /// Power failed, and the machine is up again: a [copy](Mounted::copy_image) is what is mounted now. Nobody may use
+    /// the file system any more.
+    ///
+    /// # Errors
+    /// When a program fails, with what it said.
+    pub fn come_back_as(&self, copy: &Path) -> anyhow::Result<()> {
+        let unmounted = || run("umount", [self.root.as_os_str()]).map_err(|error| format!("{error:#}"));
+        crate::wait::wait_for("the unmount", LIMIT, unmounted);
+        self.wait_for_end();
+        fs::rename(copy, self.image())?;
+        self.mount_again()
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
     /// Makes a directory on it, e.g. a brick.
     ///
     /// # Errors
@@ -143,6 +210,10 @@ fn mount_image(kind: FileSystem, size_mib: u64, image: &Path, root: &Path) -> an
     };
     let mkfs = need::program(&format!("mkfs.{kind}")).map_err(anyhow::Error::msg)?;
     run(mkfs, flags.iter().map(OsStr::new).chain([image.as_os_str()]))?;
+    mount_existing(kind, image, root)
+}
+
+fn mount_existing(kind: FileSystem, image: &Path, root: &Path) -> anyhow::Result<()> {
     let device = run("losetup", ["--find".as_ref(), "--show".as_ref(), image.as_os_str()])?;
     let device = OsStr::new(device.trim());
     let mounted = run("mount", ["-t".as_ref(), kind.name().as_ref(), device, root.as_os_str()]);

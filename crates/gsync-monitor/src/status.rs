@@ -173,8 +173,11 @@ fn status_and_error(desired: Desired, facts: &Facts) -> (&'static str, String) {
     let recorder_error = facts.recorder.as_ref().map(|brick| brick.error.clone()).unwrap_or_default();
     match (&facts.worker, facts.running_ms, &facts.trouble) {
         (Some(worker), _, _) => {
+            // An idle worker asks its recorder nothing, and does not notice that there is no brick.
+            let is_unrecorded = worker.state == WorkerState::Active && !recorder_error.is_empty();
             let error = if worker.error.is_empty() { recorder_error } else { worker.error.clone() };
             let status = match worker.state {
+                _ if is_unrecorded => "Faulty",
                 WorkerState::Initializing => "Initializing...",
                 WorkerState::Active => "Active",
                 WorkerState::Passive => "Passive",
@@ -241,6 +244,10 @@ mod tests {
         })
     }
 
+    fn unmounted() -> Option<BrickStatus> {
+        crawling(true).map(|brick| BrickStatus { error: "not there".into(), ..brick })
+    }
+
     #[test]
     fn status_follows_from_what_is_known() {
         use WorkerState::{Active, Faulty, Initializing};
@@ -266,6 +273,8 @@ mod tests {
             (Desired::Started, Facts { recorder: crawling(true), ..up(Active, "") }, "Active", "Hybrid Crawl", ""),
             (Desired::Started, Facts { recorder: crawling(false), ..up(Active, "") }, "Active", "Changelog Crawl", ""),
             (Desired::Started, up(Faulty, "no route"), "Faulty", "N/A", "no route"),
+            (Desired::Started, Facts { recorder: unmounted(), ..up(Active, "") }, "Faulty", "N/A", "not there"),
+            (Desired::Started, Facts { recorder: unmounted(), ..up(Faulty, "no route") }, "Faulty", "N/A", "no route"),
         ];
         for (desired, facts, status, crawl, error) in table {
             let row = row(desired, facts.clone());

@@ -24,7 +24,16 @@ struct Secondary {
 
 impl Secondary {
     fn follow(&mut self, journal: &Path, brick: &Path) -> Vec<Record> {
+        let mut model = self.model.clone();
         let records = self.model.read(journal);
+        for record in &records {
+            drop(model.apply(record));
+            if let Record::Entry(gfid, _) = record
+                && !model.kinds.contains_key(gfid)
+            {
+                self.contents.remove(gfid);
+            }
+        }
         let places: HashMap<Gfid, PathBuf> = self.places().into_iter().map(|(path, gfid)| (gfid, path)).collect();
         for record in &records {
             if let Record::Data(gfid) = record
@@ -120,11 +129,13 @@ fn cut(kind: &str, state_elsewhere: bool, seed: u64) -> Option<u32> {
     let hidden = u32::from(is_hidden_loss(&brick.join("in-place"), &before));
     let lost = fs::read(brick.join("times-set-back")).unwrap() == OLD;
 
+    let roots: Vec<PathBuf> = [Some(&filesystem), other.as_ref()].into_iter().flatten().map(FileSystem::root).collect();
+    let mounts: Vec<&Path> = roots.iter().map(PathBuf::as_path).collect();
     // Killed while it crawls, it must not forget what it suspects.
-    let recorder = Recorder::start_after_reboot();
+    let recorder = Recorder::start_after_reboot(&mounts);
     recorder.attach(&brick, &state);
     recorder.kill();
-    let recorder = Recorder::start_after_reboot();
+    let recorder = Recorder::start_after_reboot(&mounts);
     let mut client = recorder.follow(&brick, &state);
     client.barrier();
     // The position from before is still good: the model's reader accepts no unproven span.
@@ -141,7 +152,7 @@ fn cut(kind: &str, state_elsewhere: bool, seed: u64) -> Option<u32> {
     recorder.stop();
     common::model::assert_index_fresh(&state.join("index.redb"), &brick, &secondary.model);
     // And works on, without suspicion.
-    let recorder = Recorder::start_after_reboot();
+    let recorder = Recorder::start_after_reboot(&mounts);
     let mut client = recorder.follow(&brick, &state);
     client.barrier();
     assert!(secondary.follow(&journal, &brick).is_empty(), "{what}: something is told again");

@@ -60,9 +60,18 @@ impl FileSystem {
     /// Mounts its image, again.
     pub fn mount(&self) {
         // The device of a lazy unmount is given back when the last descriptor is closed.
+        self.wait_for_end();
         let mut mount = Command::new("mount");
         mount.args(["-o", "loop"]).arg(self.dir.path().join("image")).arg(self.root());
         run(&mut mount).unwrap();
+    }
+
+    /// Waits until nobody has the image mounted, here or in another mount namespace.
+    fn wait_for_end(&self) {
+        let image = self.dir.path().join("image");
+        super::wait_for("the loop device's end", || {
+            Command::new("losetup").arg("-j").arg(&image).output().is_ok_and(|output| output.stdout.is_empty())
+        });
     }
 
     /// Makes a new file system in the image, and mounts it.
@@ -78,16 +87,25 @@ impl FileSystem {
         run(Command::new("umount").arg(self.root())).unwrap();
     }
 
-    /// Copies the image of the live file system: what a disk has when power fails.
+    /// Copies the image of the live file system: what a disk has when power fails. A disk has no state of two moments:
+    /// two copies have to be equal.
     pub fn copy_image(&self) -> PathBuf {
-        let copy = self.dir.path().join("image.copy");
-        run(Command::new("cp").arg("--sparse=always").arg(self.dir.path().join("image")).arg(&copy)).unwrap();
-        copy
+        let (copy, again) = (self.dir.path().join("image.copy"), self.dir.path().join("image.again"));
+        for _ in 0..50 {
+            for to in [&copy, &again] {
+                run(Command::new("cp").arg("--sparse=always").arg(self.dir.path().join("image")).arg(to)).unwrap();
+            }
+            if run(Command::new("cmp").arg("-s").args([&copy, &again])).is_ok() {
+                return copy;
+            }
+        }
+        panic!("it is written to without a pause")
     }
 
     /// Mounts a copy of the image in the place of the image.
     pub fn replace(&mut self, copy: &Path) {
         run(Command::new("umount").arg(self.root())).unwrap();
+        self.wait_for_end();
         std::fs::rename(copy, self.dir.path().join("image")).unwrap();
         self.mount();
     }

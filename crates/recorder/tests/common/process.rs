@@ -24,15 +24,25 @@ impl Recorder {
     }
 
     /// Starts it where the kernel tells that it was booted meanwhile.
-    pub fn start_after_reboot() -> Recorder {
-        let id = std::env::temp_dir().join(format!("gsync-boot-{}", std::process::id()));
+    ///
+    /// It has mounts of its own, and sees those in the directories `mounts` only: another test could not unmount its
+    /// file systems.
+    pub fn start_after_reboot(mounts: &[&Path]) -> Recorder {
+        let script = r#"
+            mount --bind "$1" /proc/sys/kernel/random/boot_id || exit
+            awk '{print $5}' /proc/self/mountinfo | grep "^$2/" | grep -vFf "$3" | while read -r other; do
+                umount -l "$other"
+            done
+            shift 3
+            exec "$@""#;
+        let dir = tempfile::tempdir().unwrap();
+        let (id, kept) = (dir.path().join("boot_id"), dir.path().join("mounts"));
         std::fs::write(&id, "00000000-0000-0000-0000-000000000000\n").unwrap();
+        std::fs::write(&kept, mounts.iter().map(|path| format!("{}\n", path.display())).collect::<String>()).unwrap();
         let mut command = Command::new("unshare");
-        let script = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
-        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&id).arg(env!("CARGO_BIN_EXE_gsync-recorder"));
-        let recorder = Recorder::start_with(command, &[]);
-        drop(std::fs::remove_file(&id));
-        recorder
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&id).arg(std::env::temp_dir()).arg(&kept);
+        command.arg(env!("CARGO_BIN_EXE_gsync-recorder"));
+        Recorder::start_with(command, &[])
     }
 
     fn start_with(mut command: Command, arguments: &[&str]) -> Recorder {
