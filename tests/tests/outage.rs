@@ -147,8 +147,10 @@ fn secondary_cut(kind: FileSystem, engine: &str) -> anyhow::Result<()> {
     fs::create_dir_all(session.brick.join("mess"))?;
     let writers = Writers::start(Options::new(session.brick.join("mess"), &session.outside));
     std::thread::sleep(Duration::from_millis(1500));
-    let busy = || deployment.processes(&["gsync-agent", "gsync-worker", "rsync"]);
-    busy().iter().for_each(|process| drop(process.signal(Signal::STOP)));
+    // A disk has no state of two moments: they pause while it is copied.
+    for process in deployment.processes(&["gsync-agent", "gsync-worker", "rsync"]) {
+        process.signal(Signal::STOP);
+    }
     let copy = far.copy_image()?;
     writers.stop();
     deployment.kill(&PRIMARY);

@@ -277,3 +277,23 @@ fn a_process_is_never_started_twice() {
         }
     }
 }
+
+/// A worker asked a recorder that had ended for ever: the brick was mounted anew, on another loop device.
+#[test]
+fn a_worker_follows_its_brick_to_another_recorder() {
+    const OTHER: u64 = DEVICE + 1;
+    let mut rig = Rig::up();
+    let moved = rig.want(Some(OTHER), Some(3));
+    let brick = rig.key.brick;
+    let effects = rig.apply(Event::Want(moved));
+    assert!(effects.contains(&Effect::StartRecorder(OTHER)), "{effects:?}");
+    assert!(effects.contains(&Effect::Detach { device: DEVICE, brick }), "{effects:?}");
+    rig.apply(Event::Detached { device: DEVICE, brick });
+    rig.started(Unit::Recorder(OTHER), 0);
+    let effects = rig.apply(Event::Attached { device: OTHER, brick });
+    assert!(effects.contains(&Effect::Terminate(rig.worker())), "{effects:?}");
+    let effects = rig.exited(rig.worker());
+    assert!(effects.contains(&rig.start_worker(3)), "{effects:?}");
+    rig.started(rig.worker(), 6);
+    assert_eq!(rig.apply(Event::Tick), []);
+}

@@ -49,7 +49,7 @@ impl Machine {
 
     pub(crate) fn settle_workers(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         for (&key, spec) in self.want.workers.iter().filter(|_| !self.ending) {
-            let new = || Worker { process: Process::new(now), spec: spec.clone() };
+            let new = || Worker { process: Process::new(now), spec: spec.clone(), recorder: None };
             self.workers.entry(key).or_insert_with(new);
         }
         let mut workers = std::mem::take(&mut self.workers);
@@ -61,14 +61,19 @@ impl Machine {
                     let is_changed = worker.spec != *spec;
                     if is_changed {
                         // What failed before may work now.
-                        *worker = Worker { process: Process::new(now), spec: spec.clone() };
+                        *worker = Worker { process: Process::new(now), spec: spec.clone(), recorder: None };
                     }
-                    if (is_changed || until <= now) && self.recorder_of(key.brick).is_some() {
+                    let recorder = self.recorder_of(key.brick);
+                    if (is_changed || until <= now) && recorder.is_some() {
+                        worker.recorder = recorder;
                         worker.process.phase = Phase::Starting;
                         effects.push(Effect::StartWorker(key, Box::new(spec.clone())));
                     }
                 }
-                (Phase::Running(_), Some(spec)) if worker.spec == *spec => {}
+                // A brick that was mounted anew may have another device, and another recorder.
+                (Phase::Running(_), Some(spec))
+                    if worker.spec == *spec
+                        && self.recorder_of(key.brick).is_none_or(|recorder| worker.recorder == Some(recorder)) => {}
                 (Phase::Running(_), _) => worker.process.terminate(now, Unit::Worker(key), effects),
                 (Phase::Stopping(_), _) => worker.process.kill_if_due(now, Unit::Worker(key), effects),
                 (Phase::Starting, _) => {}

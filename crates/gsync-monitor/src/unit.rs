@@ -45,6 +45,8 @@ pub struct Worker {
     pub process: Process,
     /// What it was started with, or will be.
     pub spec: WorkerSpec,
+    /// The device of the recorder that it was started with: it asks no other one.
+    pub recorder: Option<u64>,
 }
 
 /// What is known of a recorder.
