@@ -14,13 +14,15 @@ use crate::sshd::Sshd;
 /// How long a verify may wait for what is in flight.
 const VERIFY_LIMIT: Duration = Duration::from_secs(120);
 
-/// The name of every session that this module makes.
+/// The name of a session that is the only one.
 pub const NAME: &str = "t";
 
 /// A started session.
 #[derive(Debug)]
 pub struct Session<'a> {
     deployment: &'a Deployment,
+    /// Its name.
+    pub name: String,
     /// The directory that is replicated.
     pub brick: PathBuf,
     /// A directory beside it on the same file system that is not.
@@ -54,13 +56,29 @@ impl<'a> Session<'a> {
         far: &Path,
         sshd: Option<(&Sshd, u16)>,
     ) -> anyhow::Result<Session<'a>> {
-        let [brick, outside, secondary] = [base.join("brick"), base.join("outside"), far.join("secondary")];
-        for dir in [&brick, &outside, &secondary] {
+        std::fs::create_dir_all(base.join("outside"))?;
+        Session::between(deployment, NAME, &base.join("brick"), &far.join("secondary"), sshd)
+    }
+
+    /// As [`Session::create_through`], one of several: with its own name and directories, which are made.
+    ///
+    /// # Errors
+    /// When a command fails, with what it said.
+    pub fn between(
+        deployment: &'a Deployment,
+        name: &str,
+        brick: &Path,
+        secondary: &Path,
+        sshd: Option<(&Sshd, u16)>,
+    ) -> anyhow::Result<Session<'a>> {
+        for dir in [brick, secondary] {
             std::fs::create_dir_all(dir)?;
         }
-        deployment.belongs(&secondary);
-        let session = Session { deployment, brick, outside, secondary };
-        let mut words: Vec<String> = ["create", "--name", NAME].map(String::from).to_vec();
+        deployment.belongs(secondary);
+        let outside = brick.with_file_name("outside");
+        let (brick, secondary) = (brick.to_owned(), secondary.to_owned());
+        let session = Session { deployment, name: name.into(), brick, outside, secondary };
+        let mut words: Vec<String> = ["create", "--name", name].map(String::from).to_vec();
         let mut target = session.secondary.display().to_string();
         if let Some((sshd, port)) = sshd {
             words.extend(["--ssh-port".into(), port.to_string()]);
@@ -78,7 +96,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When it does not become active.
     pub fn start(&self) -> anyhow::Result<()> {
-        self.deployment.run(["start", NAME]).map(drop)
+        self.deployment.run(["start", &self.name]).map(drop)
     }
 
     /// Sets an option.
@@ -86,7 +104,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When it is refused.
     pub fn config(&self, name: &str, value: &str) -> anyhow::Result<()> {
-        self.deployment.run(["config", NAME, name, value]).map(drop)
+        self.deployment.run(["config", &self.name, name, value]).map(drop)
     }
 
     /// Compares both sides.
@@ -95,7 +113,7 @@ impl<'a> Session<'a> {
     /// When it cannot be started.
     pub fn verify(&self) -> anyhow::Result<Output> {
         let limit = VERIFY_LIMIT.as_secs().to_string();
-        self.deployment.output(["verify", NAME, "--timeout", &limit])
+        self.deployment.output(["verify", &self.name, "--timeout", &limit])
     }
 
     /// Compares both sides; they must be equal.
@@ -106,7 +124,7 @@ impl<'a> Session<'a> {
         let output = self.verify()?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
-            let status = self.deployment.run(["status", NAME, "detail"]).unwrap_or_default();
+            let status = self.deployment.run(["status", &self.name, "detail"]).unwrap_or_default();
             if std::env::var_os("GSYNC_HOLD").is_some() {
                 eprintln!("{out}{err}{status}");
                 std::thread::sleep(Duration::from_secs(600));
@@ -121,7 +139,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When there is none.
     pub fn status(&self) -> anyhow::Result<serde_json::Value> {
-        let status = self.deployment.json(["status", NAME, "--json"])?;
+        let status = self.deployment.json(["status", &self.name, "--json"])?;
         status.pointer("/sessions/0/bricks/0").cloned().context("no row")
     }
 
@@ -152,7 +170,9 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When it is not in time.
     pub fn settle(&self, limit: Duration) -> anyhow::Result<()> {
-        let socket = worker_socket(&self.deployment.run_dir()).context("no worker's socket")?;
+        let status = self.deployment.json(["status", &self.name, "--json"])?;
+        let id = status["sessions"][0]["id"].as_str().context("no id")?;
+        let socket = worker_socket(&self.deployment.run_dir(), id).context("no worker's socket")?;
         let mut stream = UnixStream::connect(&socket).with_context(|| socket.display().to_string())?;
         stream.write_all(format!("{{\"cmd\":\"wait\",\"timeout_ms\":{}}}\n", limit.as_millis()).as_bytes())?;
         let mut line = String::new();
@@ -163,10 +183,12 @@ impl<'a> Session<'a> {
     }
 }
 
-fn worker_socket(run: &Path) -> Option<PathBuf> {
+/// The worker's socket has the begin of the session's identity in its name.
+fn worker_socket(run: &Path, id: &str) -> Option<PathBuf> {
+    let begin = format!("w-{}", id.get(..8)?);
     let paths = std::fs::read_dir(run).ok()?.flatten().map(|entry| entry.path());
     paths.into_iter().find(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("w-") && name.ends_with(".sock")
+        name.starts_with(&begin) && name.ends_with(".sock")
     })
 }

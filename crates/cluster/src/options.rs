@@ -39,6 +39,22 @@ pub enum Kind {
 /// All settings, sorted by name.
 pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec {
+        name: "brake-count",
+        aliases: &[],
+        kind: Kind::Number(0, 1_000_000_000),
+        default: "10000",
+        doc: "removals in an hour from which on brake-share counts",
+        live: false,
+    },
+    OptionSpec {
+        name: "brake-share",
+        aliases: &[],
+        kind: Kind::Number(1, 100),
+        default: "20",
+        doc: "percent of the secondary that may be removed in an hour without a question; 100: never ask",
+        live: false,
+    },
+    OptionSpec {
         name: "log-level",
         aliases: &[],
         kind: Kind::Choice(&["ERROR", "WARN", "INFO", "DEBUG"], &[("WARNING", "WARN")]),

@@ -36,6 +36,10 @@ pub enum LogLevel {
 /// All settings of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
+    /// `brake-count`
+    pub brake_count: u32,
+    /// `brake-share`
+    pub brake_share: u32,
     /// `sync-engine`
     pub sync_engine: SyncEngine,
     /// `sync-jobs`
@@ -69,6 +73,8 @@ impl Settings {
         };
         let identity = text(changed, "ssh-identity")?;
         Ok(Settings {
+            brake_count: number("brake-count")?,
+            brake_share: number("brake-share")?,
             sync_engine: match text(changed, "sync-engine")?.as_str() {
                 "rsync" => SyncEngine::Rsync,
                 "auto" => SyncEngine::Auto,
@@ -141,6 +147,8 @@ mod tests {
     #[test]
     fn every_setting_arrives() {
         let settings = resolve(&[
+            ("brake-count", "5"),
+            ("brake-share", "6"),
             ("log-level", "DEBUG"),
             ("rsync-command", "/r"),
             ("ssh-command", "/s"),
@@ -152,6 +160,8 @@ mod tests {
         ])
         .unwrap();
         let want = Settings {
+            brake_count: 5,
+            brake_share: 6,
             sync_engine: SyncEngine::Rsync,
             sync_jobs: 8,
             rsync_command: "/r".into(),

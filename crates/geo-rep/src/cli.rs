@@ -44,7 +44,7 @@ pub enum Command {
     Stop(Which),
     /// Stop for a while
     Pause(Which),
-    /// Go on after a pause, or with a brick that is another one than before
+    /// Go on after a pause, after the brake halted the session, or with a brick that is another one than before
     Resume(Resume),
     /// Compare both sides as a whole and mend what differs, without sending what is equal
     Resync(Which),
@@ -130,6 +130,9 @@ pub struct Resume {
     /// it is removed on the secondary
     #[arg(long)]
     pub accept_brick: bool,
+    /// The removals that the brake asks about are meant: so many and no more go through
+    #[arg(long)]
+    pub accept_removals: bool,
 }
 
 #[derive(Args, Debug)]

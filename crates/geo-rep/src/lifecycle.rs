@@ -20,11 +20,13 @@ const ACTIVE_POLL: Duration = Duration::from_millis(100);
 
 /// Runs `geo-rep resume`.
 pub fn resume(monitor: &Monitor, resume: &Resume) -> anyhow::Result<Exit> {
-    if !resume.accept_brick {
-        return run(monitor, &resume.which, Transition::Resume);
-    }
     let (mut link, declared) = monitor.reach_declared()?;
-    let (session, _) = find(&declared, &resume.which)?;
+    let (session, force) = find(&declared, &resume.which)?;
+    if !resume.accept_brick {
+        let accept_removals = resume.accept_removals;
+        let request = Request::Resume { session: session.name.clone(), force, accept_removals };
+        return carry_out(link, session, &request, Transition::Resume);
+    }
     link.change(&Request::AcceptBrick { session: session.name.clone() })?;
     println!("The brick of session {} is taken as it is now", session.name);
     match session.desired {
@@ -34,12 +36,16 @@ pub fn resume(monitor: &Monitor, resume: &Resume) -> anyhow::Result<Exit> {
     }
 }
 
-/// Runs `geo-rep start|stop|pause`, and `resume`.
+/// Runs `geo-rep start|stop|pause`.
 pub fn run(monitor: &Monitor, which: &Which, transition: Transition) -> anyhow::Result<Exit> {
-    let (mut link, declared) = monitor.reach_declared()?;
+    let (link, declared) = monitor.reach_declared()?;
     let (session, force) = find(&declared, which)?;
     let request = Request::Transition { session: session.name.clone(), transition, force };
-    link.change(&request)?;
+    carry_out(link, session, &request, transition)
+}
+
+fn carry_out(mut link: Link, session: &Session, request: &Request, transition: Transition) -> anyhow::Result<Exit> {
+    link.change(request)?;
     let doing = match transition {
         Transition::Start => "Starting",
         Transition::Stop => "Stopping",

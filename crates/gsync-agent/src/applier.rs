@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use protocol::agent::{
-    AgentHello, Candidate, MAX_LISTED, MAX_PARKED, MAX_PENDING_ITEMS, Numbered, Refusal, Request, Response, Stored,
-    Welcome, WorkerHello,
+    AgentHello, Balance, Candidate, MAX_BATCH_ITEMS, MAX_LISTED, MAX_PARKED, MAX_PENDING_ITEMS, Numbered, Refusal,
+    Request, Response, Stored, Welcome, WorkerHello,
 };
 use protocol::hello::Versions;
+use protocol::{Gfid, Place};
 
 use crate::adopt::examine::{self, MAX_CANDIDATES};
 use crate::adopt::sweep::Sweep;
@@ -18,6 +20,7 @@ use crate::channel::control::Reply;
 use crate::claim;
 use crate::crawl::open_tree;
 use crate::error::{AgentError, Trouble};
+use crate::losses::Losses;
 use crate::private::Private;
 use crate::stage::Stages;
 use crate::state::{State, StateFile};
@@ -75,6 +78,8 @@ struct Session {
     file: StateFile,
     state: State,
     connection: u64,
+    /// Whether something was removed that is not stored yet.
+    has_counted: bool,
 }
 
 /// A welcomed worker.
@@ -104,6 +109,12 @@ impl Applier {
             let reason = explain(&error);
             tracing::error!(reason, "the root cannot be served");
             reason
+        });
+        let tree = tree.and_then(|mut tree| {
+            let parked =
+                tree.list_parked(usize::MAX).map_err(|e| format!("the parking place cannot be listed: {e}"))?;
+            tree.parked_count = parked.len() as u64;
+            Ok(tree)
         });
         Applier { private, stages, tree, sessions: HashMap::new(), connections: HashMap::new() }
     }
@@ -158,6 +169,7 @@ impl Applier {
             Err(reason) => return Err(Refusal::Root(reason.clone())),
         };
         let key = (hello.session, hello.replica_set);
+        self.keep_removals(key);
         let (mut file, mut state) = self.read_session(key)?;
         if hello.epoch < state.epoch {
             return Err(Refusal::Fenced { current: state.epoch });
@@ -177,19 +189,29 @@ impl Applier {
             parked: parked.map_err(|e| Refusal::Root(format!("the parking place cannot be listed: {e}")))?,
             can_clone,
             adopting,
+            balance: self.balance(&mut state.losses, 0)?,
         };
         tracing::info!(session = %protocol::Gfid(key.0), replica_set = key.1, epoch = hello.epoch, "a worker is here");
-        self.sessions.insert(key, Session { file, state, connection });
+        self.sessions.insert(key, Session { file, state, connection, has_counted: false });
         let staging = Staging::new(stage);
         self.connections
             .insert(connection, Connection { key, staging, replies: replies.clone(), queue, sweep: Sweep::default() });
-        Ok(AgentHello::Welcome(welcome))
+        Ok(AgentHello::Welcome(Box::new(welcome)))
     }
 
     /// What is stored; of a session that has a worker the same is in memory.
     fn read_session(&self, key: SessionKey) -> Result<(StateFile, State), Refusal> {
         StateFile::open(&self.private, key.0, key.1)
             .map_err(|e| Refusal::Root(format!("the state cannot be read: {e}")))
+    }
+
+    /// Stores what was removed since the last commit: whoever kills workers must not get around their brake.
+    fn keep_removals(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key).filter(|session| session.has_counted) else { return };
+        match session.file.write(&self.private, &session.state) {
+            Ok(()) => session.has_counted = false,
+            Err(error) => tracing::warn!(%error, "what was lost could not be stored"),
+        }
     }
 
     /// Ends the connection that a session has.
@@ -289,9 +311,18 @@ impl Applier {
     }
 
     fn answer(&mut self, worker: &mut Connection, request: Request) -> Result<Response, Refusal> {
+        match &request {
+            Request::Known(gfids) | Request::Paths(gfids) if gfids.len() > MAX_BATCH_ITEMS => {
+                return Err(Refusal::Root("too many objects in one request".into()));
+            }
+            _ => {}
+        }
         let tree = self.tree.as_mut().map_err(|reason| Refusal::Root(reason.clone()))?;
         let result = match request {
-            Request::Apply(batch) => apply::batch(tree, &mut worker.staging, &batch),
+            Request::Apply(batch) => match apply::batch(tree, &mut worker.staging, &batch) {
+                Ok(answer) => return self.count_removals(worker.key, answer),
+                Err(error) => Err(error),
+            },
             Request::Prepare(gfids) if gfids.len() > MAX_PREPARE => {
                 return Err(Refusal::Root("too many objects in one request".into()));
             }
@@ -311,6 +342,16 @@ impl Applier {
                     .map_err(|e| Refusal::Root(format!("the adoption cannot be ended: {e}")));
             }
             Request::List(after) => tree.index.list(after.as_ref(), MAX_LISTED).map(Response::Listed),
+            Request::Accept { removals, forget } => return self.accept(worker.key, removals, forget),
+            Request::Known(gfids) => {
+                let has_name = |places: Vec<Place>| places.iter().any(|place| place.parent != Gfid::PARKING);
+                let known = gfids.iter().map(|gfid| Ok(has_name(tree.index.names(*gfid)?)));
+                known.collect::<Result<_, _>>().map(Response::Known)
+            }
+            Request::Paths(gfids) => {
+                let paths = gfids.iter().map(|gfid| tree.path_of(*gfid).unwrap_or_default());
+                Ok(Response::Paths(paths.collect()))
+            }
             Request::Ping => {
                 let free = rustix::fs::fstatvfs(&self.private.root);
                 let free = free.map_err(|e| Refusal::Root(format!("the file system does not answer: {e}")))?;
@@ -319,6 +360,41 @@ impl Applier {
             }
         };
         result.map_err(|error| self.fail(&error.into()))
+    }
+
+    /// Completes the answer to a batch with what the brake has to know.
+    fn count_removals(&mut self, key: SessionKey, mut answer: Response) -> Result<Response, Refusal> {
+        let removed = self.tree.as_mut().map_or(0, |tree| std::mem::take(&mut tree.removed));
+        let session = self.sessions.get_mut(&key).ok_or(Refusal::Fenced { current: 0 })?;
+        session.has_counted |= removed > 0;
+        let mut losses = std::mem::take(&mut session.state.losses);
+        let after = self.balance(&mut losses, removed);
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.state.losses = losses;
+        }
+        if let Response::Applied { balance, .. } = &mut answer {
+            *balance = after?;
+        }
+        Ok(answer)
+    }
+
+    /// Takes in that so many objects were removed.
+    fn balance(&self, losses: &mut Losses, removed: u64) -> Result<Balance, Refusal> {
+        let tree = self.tree.as_ref().map_err(|reason| Refusal::Root(reason.clone()))?;
+        let objects = tree.index.objects().map_err(|error| Refusal::Root(explain(&error)))?;
+        // The root is in the index too, and what is parked has no name any more.
+        let objects = objects.saturating_sub(1 + tree.parked_count);
+        let now_secs = now_secs();
+        losses.update(now_secs, objects, removed);
+        Ok(Balance { objects, lost: losses.lost(now_secs, objects), accepted: losses.accepted() })
+    }
+
+    fn accept(&mut self, key: SessionKey, count: u64, forget: bool) -> Result<Response, Refusal> {
+        let session = self.sessions.get_mut(&key).ok_or(Refusal::Fenced { current: 0 })?;
+        session.state.losses.accept(count, forget);
+        let written = session.file.write(&self.private, &session.state);
+        written.map_err(|e| Refusal::Root(format!("what was accepted cannot be stored: {e}")))?;
+        Ok(Response::Committed)
     }
 
     fn commit(&mut self, key: SessionKey, stored: Stored) -> Result<Response, Refusal> {
@@ -332,6 +408,7 @@ impl Applier {
         session.state.stored = stored;
         let written = session.file.write(&self.private, &session.state);
         written.map_err(|e| Refusal::Root(format!("the mark cannot be stored: {e}")))?;
+        session.has_counted = false;
         Ok(Response::Committed)
     }
 
@@ -345,6 +422,7 @@ impl Applier {
 
     fn close(&mut self, connection: u64) {
         let Some(worker) = self.connections.remove(&connection) else { return };
+        self.keep_removals(worker.key);
         self.sessions.remove(&worker.key);
         self.end_stage(&worker);
     }
@@ -358,6 +436,11 @@ impl Applier {
         let (private, token) = (self.private.clone(), stage.token.clone());
         std::thread::spawn(move || Stages::remove(&private, &token));
     }
+}
+
+/// Wall clock, seconds since 1970.
+fn now_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// An error with its causes, in one line.

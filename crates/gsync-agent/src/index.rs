@@ -7,7 +7,9 @@ use std::ops::Bound;
 use std::path::Path;
 
 use protocol::{Gfid, Kind, Place, Time, Version};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::IndexError;
@@ -230,6 +232,14 @@ impl Index {
         }
         self.transaction().open_table(OBJECTS)?.remove(gfid.0.as_slice())?;
         self.changed()
+    }
+
+    /// Number of objects.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn objects(&self) -> Result<u64, IndexError> {
+        Ok(self.transaction().open_table(OBJECTS)?.len()?)
     }
 
     /// Remembers a directory for the crawl.

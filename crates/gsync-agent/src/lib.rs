@@ -10,7 +10,8 @@
 //! - [`adopt`]: an older copy becomes the primary's objects
 //! - [`tree`]: objects and names below the root, and what is done with them
 //! - [`stamp`], [`index`], [`crawl`]: identity on the objects, the index of it, made again when it is lost
-//! - [`state`]: mark, pending list and epoch; [`claim`]: which session the root belongs to
+//! - [`state`]: mark, pending list and epoch; [`losses`]: how much was lost lately; [`claim`]: which session the root
+//!   belongs to
 //! - [`private`]: `.gsync/` below the root
 //! - [`error`]
 //!
@@ -26,6 +27,7 @@ pub mod crawl;
 pub mod door;
 pub mod error;
 pub mod index;
+pub mod losses;
 pub mod private;
 pub mod serve;
 pub mod stage;

@@ -13,6 +13,7 @@ use protocol::agent::Stored;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::losses::Losses;
 use crate::private::Private;
 
 const MAGIC: &[u8; 8] = b"GSYNCST2";
@@ -30,6 +31,8 @@ pub struct State {
     pub epoch: u64,
     /// What the worker stored.
     pub stored: Stored,
+    /// What was lost lately.
+    pub losses: Losses,
 }
 
 /// The files of one session and replica set.
@@ -53,7 +56,7 @@ impl StateFile {
             match read_slot(private, &file)? {
                 Slot::Whole(sequence, state) if sequence > newest.0.sequence => {
                     newest.0.sequence = sequence;
-                    newest.1 = state;
+                    newest.1 = *state;
                 }
                 Slot::Damaged => tracing::warn!(file, "a state file is damaged; the other one counts"),
                 Slot::Whole(..) | Slot::Absent => {}
@@ -86,7 +89,7 @@ impl StateFile {
 enum Slot {
     Absent,
     Damaged,
-    Whole(u64, State),
+    Whole(u64, Box<State>),
 }
 
 fn read_slot(private: &Private, name: &str) -> io::Result<Slot> {
@@ -97,7 +100,7 @@ fn read_slot(private: &Private, name: &str) -> io::Result<Slot> {
     };
     let mut bytes = Vec::new();
     file.take(MAX_BODY_BYTES + HEADER_BYTES as u64).read_to_end(&mut bytes)?;
-    Ok(decode(&bytes).map_or(Slot::Damaged, |(sequence, state)| Slot::Whole(sequence, state)))
+    Ok(decode(&bytes).map_or(Slot::Damaged, |(sequence, state)| Slot::Whole(sequence, Box::new(state))))
 }
 
 fn encode(sequence: u64, state: &State) -> io::Result<Vec<u8>> {
@@ -139,7 +142,7 @@ mod tests {
 
     #[test]
     fn every_damage_of_one_slot_is_noticed() {
-        let state = State { epoch: 7, stored: Stored::default() };
+        let state = State { epoch: 7, stored: Stored::default(), losses: Losses::default() };
         let good = encode(3, &state).unwrap();
         assert_eq!(decode(&good), Some((3, state)));
         for i in 0..good.len() {

@@ -32,6 +32,7 @@ fn answer(channel: UnixStream, epoch: u64) -> Result<(), Box<dyn Error + Send + 
             ControlRequest::Wait { .. } | ControlRequest::Resync { .. } => {
                 ControlResponse::Waited { done: true, pending: 0 }
             }
+            ControlRequest::Resume { .. } => ControlResponse::Resumed { was_halted: false },
         };
         channel.write_all((serde_json::to_string(&response)? + "\n").as_bytes())?;
         line.clear();

@@ -50,6 +50,15 @@ pub enum Request {
         /// Name of the session.
         session: String,
     },
+    /// Go on after a pause or a halt. Answer: [`Answer::Session`].
+    Resume {
+        /// Name of the session.
+        session: String,
+        /// As GlusterFS's `force`.
+        force: bool,
+        /// The removals that a halt told of are meant.
+        accept_removals: bool,
+    },
     /// Change settings; `None` resets one. Answer: [`Answer::Session`].
     Configure {
         /// Name of the session.

@@ -81,7 +81,13 @@ fn spec(jobs: u32) -> WorkerSpec {
         replica_set: 0,
         number: 0,
         secondary: SecondaryConfig::Local { path: "/copy".into(), agent: "gsync-agent".into() },
-        settings: Settings { sync_engine: EngineKind::Tar, sync_jobs: jobs, rsync_command: "rsync".into() },
+        settings: Settings {
+            sync_engine: EngineKind::Tar,
+            sync_jobs: jobs,
+            rsync_command: "rsync".into(),
+            brake_share: 20,
+            brake_count: 10_000,
+        },
         log_level: LogLevel::Info,
     }
 }

@@ -70,6 +70,17 @@ impl Service {
             }
             Request::Transition { session, transition, force } => self.transition(&session, transition, force).await,
             Request::AcceptBrick { session } => self.accept_brick(&session).await,
+            Request::Resume { session, force, accept_removals } => {
+                if self.resume_halted(&session, accept_removals).await? {
+                    let (session, _) = self.tools.registry.session(&session).await?;
+                    return Ok(Answer::Session { session });
+                }
+                if accept_removals {
+                    let text = format!("geo-replication session '{session}' has not halted");
+                    return Err(Failure::new(FailureCode::Refused, text).hint("there are no removals to accept"));
+                }
+                self.transition(&session, Transition::Resume, force).await
+            }
             Request::Configure { session, changes } => self.configure(&session, &changes).await,
             Request::Status { session } => Ok(Answer::Status(self.status(session.as_deref()).await?)),
             Request::Resync { session } => self.resync(&session).await,
@@ -182,6 +193,23 @@ impl Service {
             tracing::warn!(session = name, path = %brick.path.display(), "the brick is taken as it is now");
         }
         Ok(Answer::Session { session })
+    }
+
+    /// Lets workers go on that halted; returns whether there were any.
+    async fn resume_halted(&self, name: &str, accept_removals: bool) -> Result<bool, Failure> {
+        let (session, _) = self.tools.registry.session(name).await?;
+        let declared = self.declared().await?;
+        let volume = declared.volumes.iter().find(|volume| volume.name == session.primary);
+        let mut was_halted = false;
+        for number in 0..volume.map_or(0, |volume| volume.bricks.len()) {
+            let socket = self.tools.run.worker_socket(session.id, number);
+            // One that cannot be asked now has not halted.
+            was_halted |= worker::resume(&socket, accept_removals).await.unwrap_or(false);
+        }
+        if was_halted {
+            tracing::info!(session = name, accept_removals, "resumed after a halt");
+        }
+        Ok(was_halted)
     }
 
     async fn configure(&self, name: &str, changes: &[(String, Option<String>)]) -> Result<Answer, Failure> {

@@ -1,7 +1,7 @@
 //! The rows of the status table. Plain data; the command only renders it.
 
 use cluster::{Brick, Desired, Secondary, Session};
-use gsync_worker::control::{CrawlState, WorkerState, WorkerStatus};
+use gsync_worker::control::{CrawlState, Halted, WorkerState, WorkerStatus};
 use protocol::brick::BrickStatus;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,10 @@ const SILENT_MS: u64 = 10_000;
 
 /// Stands in a column that has no value, as in GlusterFS.
 pub const NOT_APPLICABLE: &str = "N/A";
+
+/// What to do about a session that halted; `SESSION` stands for its name.
+const HALTED_HINT: &str = "nothing of it was done. If this is an accident, restore the data on the primary, then \
+                           'geo-rep resume SESSION'; if it is meant, 'geo-rep resume SESSION --accept-removals'";
 
 /// Everything that `geo-rep status --json` prints. Fields are only ever added.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -91,6 +95,9 @@ pub struct BrickRow {
     /// How much the kernel reports of the brick: `full` or `full-moved`.
     #[serde(default)]
     pub level: Option<String>,
+    /// What the brake asks about, when STATUS is `Halted`.
+    #[serde(default)]
+    pub halted: Option<Halted>,
 }
 
 /// What is known of one brick of a session.
@@ -142,7 +149,7 @@ impl BrickRow {
             meta: worker.meta,
             failures: worker.failures,
             failure_reasons: worker.failure_reasons,
-            hint: hint(&error, status, worker.failures, &facts.log),
+            hint: hint(&session.name, &error, status, worker.failures, &facts.log),
             error,
             mark: worker.mark,
             sent_bytes: worker.sent_bytes,
@@ -154,6 +161,7 @@ impl BrickRow {
             worker_pid: facts.worker_pid,
             recorder_pid: facts.recorder_pid,
             epoch: facts.epoch,
+            halted: worker.halted,
         }
     }
 
@@ -182,6 +190,7 @@ fn status_and_error(desired: Desired, facts: &Facts) -> (&'static str, String) {
                 WorkerState::Active => "Active",
                 WorkerState::Passive => "Passive",
                 WorkerState::Faulty => "Faulty",
+                WorkerState::Halted => "Halted",
             };
             (status, error)
         }
@@ -200,9 +209,10 @@ fn crawl_words(crawl: CrawlState) -> &'static str {
     }
 }
 
-fn hint(error: &str, status: &str, failures: u64, log: &str) -> String {
+fn hint(session: &str, error: &str, status: &str, failures: u64, log: &str) -> String {
     match (error.is_empty(), status, failures) {
         (true, _, 0) => String::new(),
+        (false, "Halted", _) => HALTED_HINT.replace("SESSION", session),
         (false, "Faulty", _) => format!("it is tried again by itself; details are in {log}"),
         (false, ..) => format!("details are in {log}"),
         (true, ..) => format!("what failed is tried again by itself; details are in {log}"),
@@ -275,6 +285,7 @@ mod tests {
             (Desired::Started, up(Faulty, "no route"), "Faulty", "N/A", "no route"),
             (Desired::Started, Facts { recorder: unmounted(), ..up(Active, "") }, "Faulty", "N/A", "not there"),
             (Desired::Started, Facts { recorder: unmounted(), ..up(Faulty, "no route") }, "Faulty", "N/A", "no route"),
+            (Desired::Started, up(WorkerState::Halted, "too much"), "Halted", "N/A", "too much"),
         ];
         for (desired, facts, status, crawl, error) in table {
             let row = row(desired, facts.clone());

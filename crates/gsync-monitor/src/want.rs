@@ -146,6 +146,8 @@ fn worker_settings(settings: &Settings) -> WorkerSettings {
         },
         sync_jobs: settings.sync_jobs,
         rsync_command: settings.rsync_command.clone(),
+        brake_share: settings.brake_share,
+        brake_count: settings.brake_count,
     }
 }
 
@@ -210,7 +212,7 @@ mod tests {
                 "log-level" => "DEBUG",
                 "ssh-port" => "2222",
                 "sync-engine" => "rsync",
-                "sync-jobs" => "7",
+                "sync-jobs" | "brake-count" | "brake-share" => "7",
                 "ssh-options" => "-4",
                 _ => "/other",
             };

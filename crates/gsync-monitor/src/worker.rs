@@ -53,6 +53,17 @@ pub async fn resync(socket: &Path, limit: Duration) -> io::Result<(bool, u64)> {
     }
 }
 
+/// Lets a worker go on that halted; returns whether it had.
+///
+/// # Errors
+/// When the worker cannot be reached.
+pub async fn resume(socket: &Path, accept_removals: bool) -> io::Result<bool> {
+    match ask(socket, &ControlRequest::Resume { accept_removals }, STATUS_LIMIT).await? {
+        ControlResponse::Resumed { was_halted } => Ok(was_halted),
+        other => Err(unexpected(&other)),
+    }
+}
+
 fn unexpected(response: &ControlResponse) -> io::Error {
     match response {
         ControlResponse::Error { message } => io::Error::other(message.clone()),

@@ -25,6 +25,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 /// Connections kept for later; one is used for each question that is under way.
 const MAX_IDLE: usize = 8;
 
+/// The header of a slice: no record begins before it.
+const SLICE_HEADER_BYTES: u64 = 51;
+
 /// A brick with a recorder.
 #[derive(Clone, Debug)]
 pub struct Brick {
@@ -116,6 +119,10 @@ impl Brick {
     /// The recorder cannot be asked.
     pub async fn barrier(&self) -> Result<Position, WorkerError> {
         match self.ask(BrickRequest::Barrier, None).await? {
+            // A slice without records ends where it begins.
+            (BrickResponse::Barrier(p), _) if p.offset <= SLICE_HEADER_BYTES => {
+                Ok(Position { after: p.after, offset: 0 })
+            }
             (BrickResponse::Barrier(position), _) => Ok(position),
             (other, _) => Err(self.unexpected(other)),
         }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::brake::Limits;
+
 /// Everything that a worker needs to know; the monitor writes it as JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,4 +100,15 @@ pub struct Settings {
     pub sync_jobs: u32,
     /// The rsync program.
     pub rsync_command: PathBuf,
+    /// The brake: percent of the secondary's objects.
+    pub brake_share: u32,
+    /// The brake: number of objects.
+    pub brake_count: u32,
+}
+
+impl Settings {
+    /// Limits of the brake.
+    pub fn brake(&self) -> Limits {
+        Limits { share: self.brake_share, count: self.brake_count.into(), free: None }
+    }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::brake::Halt;
+
 /// A request to a worker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "kebab-case")]
@@ -19,6 +21,11 @@ pub enum ControlRequest {
         /// Give up waiting after this many milliseconds; it is done nevertheless.
         timeout_ms: u64,
     },
+    /// Go on after a halt. Answer: [`ControlResponse::Resumed`].
+    Resume {
+        /// So many removals are accepted: those that the halt told of.
+        accept_removals: bool,
+    },
 }
 
 /// The answers.
@@ -33,6 +40,11 @@ pub enum ControlResponse {
         done: bool,
         /// How many objects or names are pending because they could not be applied.
         pending: u64,
+    },
+    /// To [`ControlRequest::Resume`].
+    Resumed {
+        /// Whether it had halted.
+        was_halted: bool,
     },
     /// The request was not understood or could not be carried out.
     Error {
@@ -52,6 +64,8 @@ pub enum WorkerState {
     Passive,
     /// Something is wrong; retried by itself.
     Faulty,
+    /// The brake: too much would be removed, the operator is asked.
+    Halted,
 }
 
 /// CRAWL STATUS column, in the words of GlusterFS.
@@ -66,6 +80,46 @@ pub enum CrawlState {
     HistoryCrawl,
     /// Following the open slice.
     ChangelogCrawl,
+}
+
+/// Why a session halted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Halted {
+    /// Objects that would be removed on the secondary; so many are accepted with `--accept-removals`.
+    pub removals: u64,
+    /// New objects that make up for some of them.
+    pub made: u64,
+    /// How many fewer there are already than there were at most in the hour before.
+    pub lost: u64,
+    /// Objects on the secondary.
+    pub objects: u64,
+    /// Some of those that would be removed, as paths on the secondary.
+    pub examples: Vec<String>,
+}
+
+impl Halted {
+    /// For the operator; `paths` are those of the halt's examples.
+    pub fn new(halt: &Halt, paths: &[Vec<u8>]) -> Halted {
+        let Halt { removals, made, lost, objects, .. } = *halt;
+        let paths = paths.iter().filter(|path| !path.is_empty());
+        Halted { removals, made, lost, objects, examples: paths.map(|p| p.escape_ascii().to_string()).collect() }
+    }
+
+    /// In words.
+    pub fn message(&self) -> String {
+        let Halted { removals, made, lost, objects, examples } = self;
+        let mut text = format!("the brake: {removals} of {objects} objects on the secondary would be removed");
+        if *made > 0 {
+            text += &format!(", for {made} of them there are new ones");
+        }
+        if *lost > 0 {
+            text += &format!(", {lost} were lost already in the last hour");
+        }
+        if !examples.is_empty() {
+            text += &format!("; for example {}", examples.join(", "));
+        }
+        text
+    }
 }
 
 /// How a worker is.
@@ -98,6 +152,9 @@ pub struct WorkerStatus {
     /// Why both sides are being compared as a whole; empty if they are not.
     #[serde(default)]
     pub rescan: String,
+    /// Why it halted, when it did.
+    #[serde(default)]
+    pub halted: Option<Halted>,
 }
 
 impl WorkerStatus {
@@ -117,6 +174,7 @@ impl WorkerStatus {
             sent_bytes: 0,
             sent_files: 0,
             rescan: String::new(),
+            halted: None,
         }
     }
 }

@@ -10,9 +10,10 @@ use changelog::{Position, Record};
 use protocol::agent::{BATCH_BYTES, Batch, Cursor, Item, MAX_BATCH_ITEMS, Mark, Outcome, Stored};
 use protocol::{Gfid, Place};
 
+use crate::brake::{Brake, Decision, Halt, Removal};
 use crate::dirty::{ContentHint, Dirty, NameHint, NoHint};
 use crate::event::{Effect, Event, TransferJob, TransferState, Transferred};
-use crate::plan::{self, Arrived, Found, Origin, Round, Statements, Survey};
+use crate::plan::{self, Arrived, Found, Held, Origin, Round, Statements, Survey};
 use crate::rescan::{CHECKPOINT_NAMES, Rescan};
 use crate::work::{Hint, Table};
 
@@ -52,6 +53,8 @@ struct Ticket {
     origins: Vec<Origin>,
     /// Objects that are told to be gone, and whether that was the round's own task for them.
     gone: Vec<(Gfid, bool)>,
+    /// Removals that the brake admitted, told with the last ticket of a round.
+    removals: u64,
 }
 
 /// The worker's state.
@@ -69,8 +72,13 @@ pub struct Core {
     transfers: usize,
     max_transfers: usize,
     transfer_files: usize,
+    brake: Brake,
     /// Behind the last record that was read.
     read_to: Position,
+    /// Records behind this one are read for the first time.
+    first_read: Position,
+    /// Whether those are written while we watch.
+    first_read_live: bool,
     /// Whether the changelog that was there when the worker connected has been read: what comes now is changed while
     /// we watch.
     live: bool,
@@ -86,6 +94,8 @@ pub struct Core {
     has_read: bool,
     /// Both sides are being compared as a whole.
     rescan: Option<Rescan>,
+    /// Where the rescan was when removals began to be counted: it is done again from there.
+    recount: Option<protocol::agent::Rescan>,
     /// Rescans of this connection.
     rescans: u64,
     /// After how many names a rescan's progress is stored.
@@ -98,7 +108,7 @@ impl Core {
     /// Begins where the mark is.
     ///
     /// `limits`: how many calls of the engine may be under way, with how many files each.
-    pub fn new(brick: [u8; 16], stored: Stored, limits: (usize, usize), now: Instant) -> Core {
+    pub fn new(brick: [u8; 16], stored: Stored, limits: (usize, usize), brake: Brake, now: Instant) -> Core {
         let mark = stored.mark.clone().filter(|m| m.brick == brick);
         let read_to = mark.as_ref().map_or(Position::START, |m| m.position);
         let synced_until = mark.as_ref().map_or(0, |m| m.synced_until);
@@ -114,13 +124,17 @@ impl Core {
             transfers: 0,
             max_transfers: limits.0,
             transfer_files: limits.1,
+            brake,
             read_to,
+            first_read: read_to,
+            first_read_live: false,
             live: false,
             floor: read_to,
             clock: VecDeque::new(),
             synced_until,
             rescan: stored.rescan.clone().map(|rescan| Rescan::new(rescan, 0, CHECKPOINT_NAMES)),
             has_read: false,
+            recount: None,
             rescans: 0,
             rescan_checkpoint: CHECKPOINT_NAMES,
             committed: Some(stored),
@@ -134,18 +148,29 @@ impl Core {
     /// which nothing is known.
     pub fn begin_rescan(&mut self, reason: String) {
         let stored = protocol::agent::Rescan { reason, since: self.wall_secs, cursor: Cursor::Directories(None) };
+        if self.brake.pinned().is_some() {
+            self.recount = Some(stored.clone());
+        }
+        self.start_rescan(stored);
+    }
+
+    fn start_rescan(&mut self, stored: protocol::agent::Rescan) {
         self.rescans += 1;
         self.rescan = Some(Rescan::new(stored, self.rescans, self.rescan_checkpoint));
     }
 
     /// Why both sides are being compared as a whole, if they are.
     pub fn rescan_reason(&self) -> Option<&str> {
-        self.rescan.as_ref().map(|rescan| rescan.stored().reason.as_str())
+        self.rescan
+            .as_ref()
+            .map(|rescan| rescan.stored())
+            .or(self.recount.as_ref())
+            .map(|stored| stored.reason.as_str())
     }
 
     /// Whether the durable mark says where the changelog was that is there now, and that everything before is there.
     pub fn is_mark_valid(&self) -> bool {
-        self.has_read && self.rescan.is_none() && !self.is_rescan_stored()
+        self.has_read && self.rescan.is_none() && self.recount.is_none() && !self.is_rescan_stored()
     }
 
     /// Whether it is stored that both sides are to be compared as a whole.
@@ -179,10 +204,19 @@ impl Core {
                 self.read(records, next, read_until, now);
                 self.live |= at_tail;
                 self.has_read = true;
+                if at_tail {
+                    self.brake.caught_up();
+                }
             }
             Event::Surveyed(round, survey) => self.surveyed(&round, &survey, now, &mut effects),
             Event::Transferred(files) => self.transferred(files, now),
-            Event::Applied { ticket, items, gone, parked } => self.applied(ticket, &items, &gone, &parked, now),
+            Event::Applied { ticket, items, gone, parked, balance } => {
+                let answered = self.tickets.get(&ticket).map_or(0, |ticket| ticket.removals);
+                self.brake.update(balance, answered);
+                self.applied(ticket, &items, &gone, &parked, now);
+            }
+            Event::Counted(known) => self.brake.counted(&known),
+            Event::End(position) => self.brake.ends_at(position),
             Event::Committed => self.committed = self.committing.take(),
             Event::Swept(swept) => {
                 let position = self.mark();
@@ -208,12 +242,13 @@ impl Core {
 
     /// Whether the changelog should be read on.
     pub fn wants_records(&self) -> bool {
-        self.dirty.weight() < MAX_DIRTY
+        self.brake.halt().is_none() && self.dirty.weight() < MAX_DIRTY
     }
 
     /// The position before which everything is on the secondary or pending.
     pub fn mark(&self) -> Position {
-        self.dirty.oldest().unwrap_or(self.read_to).min(self.read_to).max(self.floor)
+        let pinned = self.brake.pinned().unwrap_or(self.read_to);
+        self.dirty.oldest().unwrap_or(self.read_to).min(self.read_to).min(pinned).max(self.floor)
     }
 
     /// The mark that is durable. While there is a rescan, it does not say that everything before is there.
@@ -228,12 +263,22 @@ impl Core {
 
     /// Whether nothing is under way or to be done.
     pub fn is_idle(&self) -> bool {
-        self.dirty.is_settled() && self.is_quiet() && self.rescan.is_none()
+        self.dirty.is_settled() && self.is_quiet() && self.rescan.is_none() && self.brake.pinned().is_none()
     }
 
     /// Whether nothing is under way.
     pub fn is_quiet(&self) -> bool {
         self.tickets.is_empty() && !self.surveying && self.transfers == 0
+    }
+
+    /// Why the session halts, when it does: it goes on only when the operator says so.
+    pub fn halt(&self) -> Option<&Halt> {
+        self.brake.halt()
+    }
+
+    /// When something has to be done without an event.
+    pub fn next_wake(&self) -> Option<Instant> {
+        [self.dirty.next_wake(), self.brake.next_wake()].into_iter().flatten().min()
     }
 
     /// Whether there is something to store.
@@ -263,7 +308,7 @@ impl Core {
     }
 
     fn stored(&self, mark: Mark) -> Stored {
-        let rescan = self.rescan.as_ref().map(|rescan| rescan.stored().clone());
+        let rescan = self.recount.clone().or(self.rescan.as_ref().map(|rescan| rescan.stored().clone()));
         Stored { mark: Some(mark), pending: self.dirty.pending(), rescan }
     }
 
@@ -290,14 +335,17 @@ impl Core {
             // It is another changelog, or lost its end: positions in what was lost mean nothing any more.
             self.read_to = begin;
             self.floor = begin;
+            self.first_read = begin;
             self.clock.clear();
             self.dirty.rebase(begin);
+            self.brake.rebase(begin);
         }
     }
 
     fn read(&mut self, records: Vec<(Position, Record)>, next: Position, read_until: u64, now: Instant) {
         for (position, record) in records {
-            self.dirty.absorb(position, record, self.live, now);
+            let hard = self.live || (position >= self.first_read && self.first_read_live);
+            self.dirty.absorb(position, record, hard, now);
         }
         self.read_to = self.read_to.max(next);
         if read_until > 0 {
@@ -317,6 +365,10 @@ impl Core {
             } else if let Some(request) = rescan.next_request(&self.dirty) {
                 effects.push(Effect::List(request));
             }
+        }
+        self.decide_removals(now, effects);
+        if self.brake.halt().is_some() {
+            return;
         }
         if !self.surveying && self.tickets.len() < MAX_BATCHES {
             let round = self.next_round();
@@ -378,7 +430,13 @@ impl Core {
         let young = |place: &Place| {
             self.dirty.names.get(place).is_some_and(|work| now.saturating_duration_since(work.since) < PATIENCE)
         };
-        let plan = plan::statements(round, survey, young);
+        let removals = self.undecided(plan::removals(round, survey));
+        let admitted = self.brake.admits(removals.len() as u64, self.live, now);
+        let held = if admitted { Held::default() } else { Held::new(&removals, &round.gone) };
+        let plan = plan::statements(round, survey, young, &held);
+        if !admitted {
+            self.hold(&removals, now, effects);
+        }
         for (place, reason) in &plan.later {
             self.fail_name(place, reason, now);
         }
@@ -401,11 +459,83 @@ impl Core {
         for gfid in &plan.alive {
             self.dirty.gone.finish(gfid, now);
         }
-        self.send(plan, &round.gone, effects);
+        let removals = if admitted { removals.len() as u64 } else { 0 };
+        self.send(plan, &round.gone, removals, effects);
+    }
+
+    /// Removals that the brake has not decided about: what is pending was decided before it failed.
+    fn undecided(&self, mut removals: Vec<Removal>) -> Vec<Removal> {
+        removals.retain(|(_, place)| self.dirty.names.get(place).is_none_or(|work| work.pending.is_none()));
+        removals
+    }
+
+    /// Puts removals aside to be counted. They are forgotten: the changelog is read again, and the rescan made again,
+    /// before they are stated.
+    fn hold(&mut self, removals: &[Removal], now: Instant, effects: &mut Vec<Effect>) {
+        let positions =
+            removals.iter().filter_map(|(_, place)| self.dirty.names.get(place)).map(|work| work.position());
+        let from = positions.min().unwrap_or(self.mark());
+        if self.recount.is_none() {
+            self.recount = self.rescan.as_ref().map(|rescan| rescan.stored().clone());
+        }
+        for (_, place) in removals {
+            self.dirty.names.finish(place, now);
+        }
+        let mut gfids: Vec<Gfid> = removals.iter().map(|(gfid, _)| *gfid).collect();
+        gfids.sort_unstable();
+        gfids.dedup();
+        let questions = gfids.chunks(MAX_BATCH_ITEMS);
+        self.brake.count(from, removals.len() as u64, questions.len(), now);
+        effects.extend(questions.map(|part| Effect::Count(part.to_vec())));
+    }
+
+    fn decide_removals(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.brake.pinned().is_none() {
+            if self.brake.is_replaying() && self.is_looked_at() {
+                self.brake.looked_at(self.read_to);
+            }
+            if self.live && self.is_idle() && self.brake.settled() {
+                effects.push(Effect::Accept(0));
+            }
+            return;
+        }
+        if self.brake.wants_end(now) {
+            effects.push(Effect::FindEnd);
+        }
+        if !self.is_looked_at() {
+            return;
+        }
+        let decision = self.brake.decide(self.read_to, self.waiting.len() as u64, now);
+        let Some(Decision::GoOn { from, accept }) = decision else { return };
+        effects.extend(accept.map(Effect::Accept));
+        if let Some(stored) = self.recount.take() {
+            self.start_rescan(stored);
+        }
+        self.rewind(from);
+        effects.push(Effect::Rewind(from));
+    }
+
+    /// Whether everything that was read was looked at, and everything that a rescan has to look at.
+    fn is_looked_at(&self) -> bool {
+        if self.surveying || self.rescan.is_some() {
+            return false;
+        }
+        // Names that wait for their content were looked at, and those that are tried again later.
+        let moving = self.dirty.names.moving_len();
+        moving == 0 || moving <= self.waiting.values().map(Vec::len).sum()
+    }
+
+    /// Reading begins anew at an older position.
+    fn rewind(&mut self, from: Position) {
+        self.first_read = self.first_read.max(self.read_to);
+        self.first_read_live |= self.live;
+        self.read_to = from;
+        self.live = false;
+        self.clock.clear();
     }
 
     /// Sends the statements, in parts that an agent accepts; objects that are gone come last.
-    fn send(&mut self, plan: Statements, tasks: &[Gfid], effects: &mut Vec<Effect>) {
+    fn send(&mut self, plan: Statements, tasks: &[Gfid], removals: u64, effects: &mut Vec<Effect>) {
         let Batch { items, gone } = plan.batch;
         let mut items = items.into_iter().peekable();
         let mut origins = plan.origins.into_iter();
@@ -420,6 +550,7 @@ impl Core {
             let ticket = Ticket {
                 origins: origins.by_ref().take(part.len()).collect(),
                 gone: gone.iter().map(|gfid| (*gfid, tasks.contains(gfid))).collect(),
+                removals: if items.peek().is_none() { removals } else { 0 },
             };
             self.tickets.insert(self.next_ticket, ticket);
             effects.push(Effect::Apply(self.next_ticket, Batch { items: part, gone }));

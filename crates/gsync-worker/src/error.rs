@@ -7,6 +7,8 @@ use protocol::FrameError;
 use protocol::agent::Refusal;
 use syncer::SyncError;
 
+use crate::control::Halted;
+
 /// An error that ends the connection; the worker begins again from the mark.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -33,6 +35,9 @@ pub enum WorkerError {
     /// The agent answered something that does not belong to the request.
     #[error("the agent's answer does not fit the request")]
     Nonsense,
+    /// Too much would be removed. The operator decides.
+    #[error("{}", .0.message())]
+    Halted(Box<Halted>),
     /// Something on this machine. Retry.
     #[error("{doing}: {source}")]
     Local {

@@ -1,7 +1,7 @@
 //! What the state machine is told and what it wants done.
 
 use changelog::{Position, Record};
-use protocol::agent::{Batch, Outcome, Stored};
+use protocol::agent::{Balance, Batch, Outcome, Stored};
 use protocol::{Gfid, Object};
 
 use crate::adoption::Swept;
@@ -38,9 +38,15 @@ pub enum Event {
         gone: Vec<Outcome>,
         /// Objects that gave way and have no name on the secondary now.
         parked: Vec<Gfid>,
+        /// What the brake has to know.
+        balance: Balance,
     },
     /// What is over there was compared, to end an adoption.
     Swept(Swept),
+    /// Of the objects of one [`Effect::Count`] the secondary has these.
+    Counted(Vec<Gfid>),
+    /// Answer to [`Effect::FindEnd`].
+    End(Position),
     /// The last [`Effect::Commit`] is durable.
     Committed,
     /// A part of what one side has.
@@ -65,6 +71,14 @@ pub enum Effect {
     Commit(Stored),
     /// List a part of what one side has: [`Event::Listed`].
     List(PageRequest),
+    /// Ask which of these objects the secondary has: [`Event::Counted`].
+    Count(Vec<Gfid>),
+    /// Ask where the changelog ends when everything is in it that was changed before: [`Event::End`].
+    FindEnd,
+    /// Tell the secondary how many further removals it should not count; behind everything that was sent before.
+    Accept(u64),
+    /// Read the changelog again from here; nothing that was read before is delivered any more.
+    Rewind(Position),
 }
 
 /// One file to send.

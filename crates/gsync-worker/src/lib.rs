@@ -5,6 +5,7 @@
 //! - [`dirty`]: what has to be looked at, in tables of [`work`]
 //! - [`brick`]: the questions to the brick's recorder
 //! - [`plan`]: from what was seen to what is stated to the secondary (pure)
+//! - [`brake`]: asks before too much is removed (pure)
 //! - [`transfer`]: carries contents
 //! - [`rescan`]: comparing both sides as a whole, when the changelog cannot tell what changed (pure); [`listing`] lists
 //! - [`core`]: the state machine that decides what is done next, from [`event`]s to effects (pure)
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adoption;
+pub mod brake;
 pub mod brick;
 pub mod config;
 pub mod control;

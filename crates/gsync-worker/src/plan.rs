@@ -6,6 +6,7 @@ use protocol::agent::{Batch, Item};
 use protocol::brick::{Look, Names};
 use protocol::{Gfid, Object, Place, Version};
 
+use crate::brake::Removal;
 use crate::dirty::NameHint;
 
 /// A round's questions.
@@ -56,6 +57,39 @@ pub struct Survey {
     pub lives: Vec<(Gfid, Names)>,
     /// One for each object of the round's `attributes`.
     pub objects: Vec<Option<Object>>,
+}
+
+/// What a round finds to be removed: objects that end and leave their names empty. What gives way to another object is
+/// replaced, not removed; what has no name on the secondary any more (it is parked) was decided about before.
+pub fn removals(round: &Round, survey: &Survey) -> Vec<Removal> {
+    let gone: HashSet<Gfid> =
+        survey.lives.iter().filter(|(_, names)| matches!(names, Names::Gone)).map(|(gfid, _)| *gfid).collect();
+    let mut removals = Vec::new();
+    for ((place, hint), look) in round.names.iter().zip(&survey.looks) {
+        for gfid in hint.mentions.iter().filter(|gfid| *look == Look::Absent && gone.contains(gfid)) {
+            removals.push((*gfid, place.clone()));
+        }
+    }
+    removals
+}
+
+/// Removals of a round that are not stated now.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// Names about which nothing is stated.
+    pub places: HashSet<Place>,
+    /// Objects that are not told to be gone.
+    pub gfids: HashSet<Gfid>,
+}
+
+impl Held {
+    /// All of these, but not what is a task of its own: the secondary leaves it alone while it has a name.
+    pub fn new(removals: &[Removal], tasks: &[Gfid]) -> Held {
+        Held {
+            places: removals.iter().map(|(_, place)| place.clone()).collect(),
+            gfids: removals.iter().map(|(gfid, _)| *gfid).filter(|gfid| !tasks.contains(gfid)).collect(),
+        }
+    }
 }
 
 /// Which work an item of the batch belongs to.
@@ -124,8 +158,8 @@ fn lost(names: &[(Place, NameHint)], looks: &[Look]) -> Vec<Gfid> {
 }
 
 /// Makes the statements of a round. `patient`: names whose object is alive at an unknown place may wait for the
-/// record that tells where (so that it does not vanish meanwhile).
-pub fn statements(round: &Round, survey: &Survey, patient: impl Fn(&Place) -> bool) -> Statements {
+/// record that tells where (so that it does not vanish meanwhile). `held`: what is kept back.
+pub fn statements(round: &Round, survey: &Survey, patient: impl Fn(&Place) -> bool, held: &Held) -> Statements {
     let mut plan = Statements::default();
     let lives: HashMap<Gfid, &Names> = survey.lives.iter().map(|(gfid, names)| (*gfid, names)).collect();
     let looked: HashMap<&Place, &Look> = round.names.iter().map(|(p, _)| p).zip(&survey.looks).collect();
@@ -133,6 +167,7 @@ pub fn statements(round: &Round, survey: &Survey, patient: impl Fn(&Place) -> bo
     for ((place, hint), look) in round.names.iter().zip(&survey.looks) {
         match look {
             Look::Present(gfid, object) => plan.bind(place, *gfid, object, source(hint, *gfid, &looked)),
+            Look::Absent if held.places.contains(place) => {}
             Look::Absent => {
                 let homeless = |gfid: &Gfid| matches!(lives.get(gfid), Some(Names::Alive(_, p)) if p.is_empty());
                 let unknown = |gfid: &Gfid| matches!(lives.get(gfid), Some(Names::Unrecorded));
@@ -156,7 +191,7 @@ pub fn statements(round: &Round, survey: &Survey, patient: impl Fn(&Place) -> bo
         plan.push(Item::Unbind { place: place.clone(), gfid }, Origin::Name(place, gfid));
     }
     plan.state_attributes(round, survey);
-    plan.state_gone(round, survey);
+    plan.state_gone(round, survey, held);
     plan
 }
 
@@ -244,8 +279,8 @@ impl Statements {
         }
     }
 
-    fn state_gone(&mut self, round: &Round, survey: &Survey) {
-        let mut stated = HashSet::new();
+    fn state_gone(&mut self, round: &Round, survey: &Survey, held: &Held) {
+        let mut stated = held.gfids.clone();
         for (gfid, names) in &survey.lives {
             if matches!(names, Names::Gone) && *gfid != Gfid::ROOT && stated.insert(*gfid) {
                 self.batch.gone.push(*gfid);

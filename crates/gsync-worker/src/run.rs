@@ -7,7 +7,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
-use crate::control::{CrawlState, WorkerState};
+use crate::control::{CrawlState, Halted, WorkerState};
 use crate::error::WorkerError;
 use crate::server;
 use crate::session::replicate;
@@ -34,9 +34,10 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Wo
     let listener = UnixListener::bind(&config.control_socket).map_err(local("making the control socket"))?;
     tokio::spawn(server::serve(listener, config.clone(), shared.clone(), stop.clone()));
     let mut wait = FIRST_WAIT;
+    let mut accepted = None;
     loop {
         let begun = Instant::now();
-        let error = match replicate(&config, &shared, &stop).await {
+        let error = match replicate(&config, &shared, &mut accepted, &stop).await {
             Ok(()) => return Ok(()),
             Err(e) if stop.is_cancelled() => {
                 tracing::info!(error = %e, "stopped");
@@ -45,16 +46,21 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Wo
             Err(e) if e.is_fenced() => return Err(e),
             Err(e) => e,
         };
+        if let WorkerError::Halted(halted) = &error {
+            tracing::warn!(session = %config.session_name, "{error}");
+            show_broken(&shared, &error);
+            tokio::select! {
+                answer = shared.wait_for_answer(Halted::clone(halted)) => accepted = answer,
+                () = stop.cancelled() => return Ok(()),
+            }
+            tracing::info!(session = %config.session_name, ?accepted, "the operator lets it go on");
+            continue;
+        }
         if begun.elapsed() >= GOOD_FOR {
             wait = FIRST_WAIT;
         }
         tracing::warn!(session = %config.session_name, error = %error, retry_ms = wait.as_millis() as u64, "broken off");
-        shared.publish(Progress::default());
-        shared.update(|s| {
-            s.state = WorkerState::Faulty;
-            s.crawl = CrawlState::NotApplicable;
-            s.error = error.to_string();
-        });
+        show_broken(&shared, &error);
         let jittered = wait.mul_f64(0.5 + fastrand::f64());
         tokio::select! {
             () = tokio::time::sleep(jittered) => {}
@@ -62,6 +68,15 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Wo
         }
         wait = (wait * 2).min(LAST_WAIT);
     }
+}
+
+fn show_broken(shared: &Shared, error: &WorkerError) {
+    shared.publish(Progress::default());
+    shared.update(|s| {
+        s.state = WorkerState::Faulty;
+        s.crawl = CrawlState::NotApplicable;
+        s.error = error.to_string();
+    });
 }
 
 /// Parses the text form of a UUID.

@@ -18,9 +18,6 @@ use crate::shared::Shared;
 /// The longest request line.
 const MAX_LINE_BYTES: u64 = 64 << 10;
 
-/// The header of a slice: no record begins before it.
-const SLICE_HEADER_BYTES: u64 = 51;
-
 /// Serves until it is told to stop.
 pub async fn serve(listener: UnixListener, config: Arc<WorkerConfig>, shared: Arc<Shared>, stop: CancellationToken) {
     loop {
@@ -51,6 +48,9 @@ async fn converse(stream: UnixStream, config: &WorkerConfig, shared: &Shared) ->
             Ok(ControlRequest::Status) => ControlResponse::Status(shared.status()),
             Ok(ControlRequest::Wait { timeout_ms }) => wait(config, shared, Duration::from_millis(timeout_ms)).await,
             Ok(ControlRequest::Resync { timeout_ms }) => resync(shared, Duration::from_millis(timeout_ms)).await,
+            Ok(ControlRequest::Resume { accept_removals }) => {
+                ControlResponse::Resumed { was_halted: shared.resume(accept_removals) }
+            }
             Err(e) => ControlResponse::Error { message: format!("the request is not understood: {e}") },
         };
         let mut answer = serde_json::to_vec(&response)?;
@@ -90,8 +90,6 @@ async fn resync(shared: &Shared, limit: Duration) -> ControlResponse {
 async fn barrier(config: &WorkerConfig) -> Position {
     loop {
         match try_barrier(config).await {
-            // A slice without records ends where it begins.
-            Ok(p) if p.offset <= SLICE_HEADER_BYTES => return Position { after: p.after, offset: 0 },
             Ok(position) => return position,
             Err(e) => {
                 tracing::debug!(error = %e, "the recorder cannot be asked now");

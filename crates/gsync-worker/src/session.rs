@@ -1,8 +1,10 @@
 //! One connection to the secondary: carries out what the state machine says, until something breaks.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::Gfid;
 use protocol::agent::{Request, Response, Stored, WorkerHello};
 use protocol::hello::Versions;
 use syncer::master::Master;
@@ -16,9 +18,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::adoption::{Swept, sweep};
+use crate::brake::{Brake, Halt};
 use crate::brick::Brick;
 use crate::config::{EngineKind, SecondaryConfig, WorkerConfig};
-use crate::control::{CrawlState, WorkerState};
+use crate::control::{CrawlState, Halted, WorkerState};
 use crate::core::Core;
 use crate::error::WorkerError;
 use crate::event::{Effect, Event, TransferState};
@@ -63,6 +66,9 @@ const MAX_STREAMS_BESIDE_RSYNC: usize = 2;
 /// A connection at work.
 struct Session {
     brick: Brick,
+    /// Directory of the changelog, and what is read from it.
+    journal: PathBuf,
+    records: mpsc::Receiver<Result<Delivery, WorkerError>>,
     control: Control,
     engine: Arc<dyn Engine>,
     core: Core,
@@ -89,13 +95,15 @@ struct Adoption {
     left_over: u64,
 }
 
-/// Connects and replicates until something breaks or `stop` is given.
+/// Connects and replicates until something breaks or `stop` is given. `accepted`: removals that the operator accepted;
+/// taken when the secondary knows of them.
 ///
 /// # Errors
 /// What broke. `Ok`: it was stopped, and everything that was done is stored.
 pub async fn replicate(
     config: &WorkerConfig,
     shared: &Arc<Shared>,
+    accepted: &mut Option<u64>,
     stop: &CancellationToken,
 ) -> Result<(), WorkerError> {
     let brick_id = parse_uuid(&config.brick)?;
@@ -115,17 +123,25 @@ pub async fn replicate(
         name: config.session_name.clone(),
         primary: format!("{}:{}", config.node, config.brick_path.display()),
     };
-    let (control, welcome) = Control::connect(&target, &hello).await?;
+    let (control, mut welcome) = Control::connect(&target, &hello).await?;
+    if let Some(removals) = *accepted {
+        control.call(Request::Accept { removals, forget: true }).await?;
+        *accepted = None;
+        (welcome.balance.accepted, welcome.balance.lost) = (removals, 0);
+    }
     let engine = engine(config, target, &control, &welcome.stage_token).await?;
     let jobs = config.settings.sync_jobs as usize;
     let limits = (jobs * 2, engine.batch_files());
-    let mut core = Core::new(brick_id, welcome.stored, limits, Instant::now());
+    let brake = Brake::new(config.settings.brake(), welcome.balance, Instant::now());
+    let mut core = Core::new(brick_id, welcome.stored, limits, brake, Instant::now());
     core.restore_parked(&welcome.parked, Instant::now());
     let from = core.mark();
     tracing::info!(session = %config.session_name, brick = %config.brick_path.display(), mark = %from, "connected");
-    let records = journal::follow(journal, from)?;
+    let records = journal::follow(journal.clone(), from)?;
     let session = Session {
         brick,
+        journal,
+        records,
         control,
         engine,
         core,
@@ -141,7 +157,7 @@ pub async fn replicate(
         }),
         _master: master,
     };
-    session.run(records, stop).await
+    session.run(stop).await
 }
 
 fn target(config: &WorkerConfig) -> Target {
@@ -181,11 +197,7 @@ async fn engine(
 }
 
 impl Session {
-    async fn run(
-        mut self,
-        mut records: mpsc::Receiver<Result<Delivery, WorkerError>>,
-        stop: &CancellationToken,
-    ) -> Result<(), WorkerError> {
+    async fn run(mut self, stop: &CancellationToken) -> Result<(), WorkerError> {
         self.shared.update(|s| {
             s.state = WorkerState::Active;
             s.error.clear();
@@ -202,7 +214,7 @@ impl Session {
             let event = tokio::select! {
                 () = stop.cancelled() => return self.finish().await,
                 () = control.ended() => return Err(SyncError::Ended.into()),
-                delivery = records.recv(), if self.core.wants_records() => self.read(delivery)?,
+                delivery = self.records.recv(), if self.core.wants_records() => self.read(delivery)?,
                 Some(done) = self.tasks.join_next() => match self.count(done)? {
                     Some(Event::Swept(swept)) => Some(Event::Swept(self.swept(swept).await?)),
                     other => other,
@@ -217,6 +229,9 @@ impl Session {
                 None => self.core.tick(Instant::now()),
             };
             self.carry_out(effects).await?;
+            if let Some(halt) = self.core.halt().cloned() {
+                return self.halt(halt).await;
+            }
         }
     }
 
@@ -226,6 +241,15 @@ impl Session {
             tracing::info!("both sides are compared as a whole: the operator asked for it");
             self.core.begin_rescan("the operator asked for it".into());
         }
+    }
+
+    /// Ends in order, and says why.
+    async fn halt(self, halt: Halt) -> Result<(), WorkerError> {
+        let control = self.control.clone();
+        let answer = control.call(Request::Paths(halt.examples.clone())).await?;
+        let Response::Paths(paths) = answer else { return Err(WorkerError::Nonsense) };
+        self.finish().await?;
+        Err(WorkerError::Halted(Box::new(Halted::new(&halt, &paths))))
     }
 
     fn read(&self, delivery: Option<Result<Delivery, WorkerError>>) -> Result<Option<Event>, WorkerError> {
@@ -289,6 +313,22 @@ impl Session {
                     let (brick, control) = (self.brick.clone(), self.control.clone());
                     self.tasks.spawn(async move { Ok((list(&brick, &control, request).await?, 0, 0)) });
                 }
+                Effect::Count(gfids) => {
+                    let answer = self.control.send(Request::Known(gfids.clone())).await?;
+                    self.tasks.spawn(async move { Ok((counted(gfids, answer).await?, 0, 0)) });
+                }
+                Effect::FindEnd => {
+                    let brick = self.brick.clone();
+                    self.tasks.spawn(async move { Ok((Event::End(brick.barrier().await?), 0, 0)) });
+                }
+                Effect::Accept(removals) => {
+                    // Answered like a commit, and nobody has to wait for it.
+                    drop(self.control.send(Request::Accept { removals, forget: false }).await?);
+                }
+                Effect::Rewind(from) => {
+                    tracing::info!(%from, "removals were counted; they pass");
+                    self.records = journal::follow(self.journal.clone(), from)?;
+                }
             }
         }
         Ok(())
@@ -312,7 +352,7 @@ impl Session {
         let commit = self.commit_due().max(now + Duration::from_millis(1));
         let commit = if self.core.has_news() { commit } else { now + PING_PERIOD };
         let commit = if self.adoption.is_some() { commit.min(now + ADOPTION_PERIOD) } else { commit };
-        self.core.dirty.next_wake().map_or(commit, |wake| wake.min(commit))
+        self.core.next_wake().map_or(commit, |wake| wake.min(commit))
     }
 
     fn commit_due(&self) -> Instant {
@@ -433,11 +473,21 @@ impl Session {
 
 async fn applied(ticket: u64, answer: oneshot::Receiver<Response>) -> Result<Event, WorkerError> {
     match receive(answer).await? {
-        Response::Applied { items, gone, quarantined, parked } => {
+        Response::Applied { items, gone, quarantined, parked, balance } => {
             for line in quarantined {
                 tracing::warn!(object = line, "the secondary had something unknown; it is in quarantine");
             }
-            Ok(Event::Applied { ticket, items, gone, parked })
+            Ok(Event::Applied { ticket, items, gone, parked, balance })
+        }
+        _ => Err(WorkerError::Nonsense),
+    }
+}
+
+async fn counted(gfids: Vec<Gfid>, answer: oneshot::Receiver<Response>) -> Result<Event, WorkerError> {
+    match receive(answer).await? {
+        Response::Known(known) if known.len() == gfids.len() => {
+            let known = gfids.into_iter().zip(known).filter_map(|(gfid, is_known)| is_known.then_some(gfid));
+            Ok(Event::Counted(known.collect()))
         }
         _ => Err(WorkerError::Nonsense),
     }

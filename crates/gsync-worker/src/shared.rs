@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use changelog::Position;
 use tokio::sync::{Notify, watch};
 
-use crate::control::WorkerStatus;
+use crate::control::{Halted, WorkerState, WorkerStatus};
 
 /// How far a worker is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,6 +28,9 @@ pub struct Shared {
     resync: AtomicBool,
     /// Told when somebody begins to wait (the mark should be stored soon) or asks for something.
     pub hurry: Notify,
+    /// What the operator said to a halt: removals that are accepted.
+    answer: Mutex<Option<Option<u64>>>,
+    answered: Notify,
 }
 
 impl Default for Shared {
@@ -38,6 +41,8 @@ impl Default for Shared {
             waiters: AtomicUsize::new(0),
             resync: AtomicBool::new(false),
             hurry: Notify::new(),
+            answer: Mutex::new(None),
+            answered: Notify::new(),
         }
     }
 }
@@ -51,6 +56,38 @@ impl Shared {
     /// Changes the status.
     pub fn update(&self, change: impl FnOnce(&mut WorkerStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Says why the worker halts, and waits for the operator: how many removals are accepted, if any.
+    pub async fn wait_for_answer(&self, halted: Halted) -> Option<u64> {
+        *self.lock_answer() = None;
+        self.update(|s| {
+            s.state = WorkerState::Halted;
+            s.halted = Some(halted);
+        });
+        loop {
+            self.answered.notified().await;
+            if let Some(answer) = self.lock_answer().take() {
+                self.update(|s| {
+                    s.state = WorkerState::Initializing;
+                    s.halted = None;
+                    s.error.clear();
+                });
+                return answer;
+            }
+        }
+    }
+
+    /// Answers a halt; returns whether there is one.
+    pub fn resume(&self, accept_removals: bool) -> bool {
+        let Some(halted) = self.status().halted else { return false };
+        *self.lock_answer() = Some(accept_removals.then_some(halted.removals));
+        self.answered.notify_one();
+        true
+    }
+
+    fn lock_answer(&self) -> std::sync::MutexGuard<'_, Option<Option<u64>>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says how far the worker is.

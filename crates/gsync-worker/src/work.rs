@@ -80,9 +80,20 @@ impl<K: Clone + Eq + Hash + Ord, H: Hint> Table<K, H> {
             *self.positions.entry(position).or_default() += 1;
             return;
         };
+        if position < work.position {
+            // The changelog is read once more.
+            if work.pending.is_none() {
+                drop_position(&mut self.positions, work.position);
+                *self.positions.entry(position).or_default() += 1;
+            }
+            work.position = position;
+        }
         match work.state {
             State::InFlight => match &mut work.again {
-                Some((_, again)) => again.merge(hint),
+                Some((older, again)) => {
+                    *older = position.min(*older);
+                    again.merge(hint);
+                }
                 None => work.again = Some((position, hint)),
             },
             State::Ready => work.hint.merge(hint),
@@ -248,6 +259,11 @@ impl<K: Clone + Eq + Hash + Ord, H: Hint> Table<K, H> {
         self.works.is_empty()
     }
 
+    /// Keys that are ready or in flight.
+    pub fn moving_len(&self) -> usize {
+        self.works.len() - self.delayed.len()
+    }
+
     /// Number of pending keys.
     pub fn pending_len(&self) -> usize {
         self.pending
@@ -330,6 +346,22 @@ mod tests {
         table.wake(now + LAST_RETRY);
         assert_eq!(table.take(9), [("a", 1)]);
         assert_eq!(table.oldest(), Some(at(1)));
+    }
+
+    #[test]
+    fn work_asked_for_by_an_older_record_keeps_the_mark_back() {
+        let now = Instant::now();
+        let mut table = Table::<&str, u32>::default();
+        table.mark("a", at(5), 1, now);
+        table.mark("a", at(3), 2, now);
+        assert_eq!((table.oldest(), table.take(9)), (Some(at(3)), vec![("a", 3)]));
+        table.mark("a", at(4), 4, now);
+        table.mark("a", at(2), 4, now);
+        assert_eq!(table.oldest(), Some(at(2)));
+        table.finish(&"a", now);
+        assert_eq!((table.oldest(), table.take(9)), (Some(at(2)), vec![("a", 4)]));
+        table.finish(&"a", now);
+        assert_eq!(table.oldest(), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use changelog::{Birth, EntryName, EntryOp, Gfid, Position, Record};
+use gsync_worker::brake::{Brake, Limits};
 use gsync_worker::core::Core;
 use gsync_worker::event::{Effect, Event, TransferState, Transferred};
 use gsync_worker::plan::Survey;
@@ -37,7 +38,9 @@ fn the_object_that_had_the_name_of_a_new_file_is_asked_for() {
     let records =
         [Record::Entry(old, EntryOp::Unlink(name.clone(), None)), Record::Entry(new, EntryOp::Create(birth, name))];
     let records = (51..).zip(records).map(|(offset, record)| (Position { after: 1, offset }, record)).collect();
-    let mut core = Core::new([7; 16], Default::default(), (1, 1), now);
+    let limits = Limits { share: 100, count: 0, free: None };
+    let brake = Brake::new(limits, Default::default(), now);
+    let mut core = Core::new([7; 16], Default::default(), (1, 1), brake, now);
     let next = Position { after: 1, offset: 53 };
     let mut effects = core.apply(Event::Records { unproven: None, records, next, at_tail: true, read_until: 0 }, now);
     assert!(matches!(effects.as_slice(), [Effect::Transfer(_)]), "{effects:?}");
@@ -49,7 +52,10 @@ fn the_object_that_had_the_name_of_a_new_file_is_asked_for() {
     effects = core.apply(Event::Surveyed(round, Survey { lives, ..Survey::default() }), now);
     let Some(Effect::Apply(ticket, batch)) = effects.pop() else { panic!("{effects:?}") };
     let items = vec![Outcome::Done; batch.items.len()];
-    core.apply(Event::Applied { ticket, items, gone: Vec::new(), parked: Vec::new() }, now);
+    core.apply(
+        Event::Applied { ticket, items, gone: Vec::new(), parked: Vec::new(), balance: Default::default() },
+        now,
+    );
     let effects = core.tick(now + Duration::from_secs(1));
     let Some(Effect::Survey(round)) = effects.first() else { panic!("nobody asks for it: {effects:?}") };
     assert_eq!(round.names[0].1.mentions, [old, new]);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use changelog::{Position, Record};
 use fastrand::Rng;
+use gsync_worker::brake::{Brake, Limits};
 use gsync_worker::core::Core;
 use gsync_worker::event::{Effect, Event, TransferJob, TransferState, Transferred};
 use gsync_worker::plan::{self, Survey};
@@ -22,6 +23,10 @@ const LIMITS: (usize, usize) = (3, 4);
 
 /// Names after which a rescan's cursor moves.
 const CHECKPOINT: usize = 8;
+/// None is too much; in every other run each removal is counted before it passes.
+fn brake(seed: u64) -> Limits {
+    Limits { share: 99, count: u64::MAX, free: if seed.is_multiple_of(2) { Some(0) } else { None } }
+}
 
 /// One run: both sides and everything under way between them.
 struct Run {
@@ -44,6 +49,7 @@ struct Run {
     cut: Option<usize>,
     /// The position is behind that.
     unknown: bool,
+    brake: Limits,
 }
 
 impl Run {
@@ -53,7 +59,13 @@ impl Run {
             rng: Rng::with_seed(seed),
             primary: Primary::new(),
             secondary: Secondary::new(),
-            core: Core::new(BRICK, Default::default(), LIMITS, start),
+            core: Core::new(
+                BRICK,
+                Default::default(),
+                LIMITS,
+                Brake::new(brake(seed), Default::default(), start),
+                start,
+            ),
             start,
             elapsed: Duration::ZERO,
             read: 0,
@@ -64,6 +76,7 @@ impl Run {
             loses: false,
             cut: None,
             unknown: false,
+            brake: brake(seed),
         }
         .with_checkpoint()
     }
@@ -96,6 +109,16 @@ impl Run {
                 Effect::Transfer(jobs) => {
                     let files = jobs.into_iter().map(|job| self.transfer(job)).collect();
                     self.events.push(Event::Transferred(files));
+                }
+                Effect::Rewind(from) => {
+                    if std::env::var_os("GSYNC_TRACE").is_some() {
+                        println!("rewind to {from:?}, mark {:?}", self.core.mark());
+                    }
+                    self.read = self.primary.index_of(from);
+                }
+                Effect::FindEnd => {
+                    let end = self.primary.position(self.primary.journal.len());
+                    self.events.push(Event::End(end));
                 }
                 other => self.sent.push_back(other),
             }
@@ -172,7 +195,15 @@ impl Run {
                     }
                     println!("{ticket}: gone {:?} -> {gone:?}", batch.gone);
                 }
-                self.events.push(Event::Applied { ticket, items, gone, parked });
+                let balance = self.secondary.balance();
+                self.events.push(Event::Applied { ticket, items, gone, parked, balance });
+            }
+            Some(Effect::Count(gfids)) => {
+                if std::env::var_os("GSYNC_TRACE").is_some() {
+                    println!("count {gfids:?}, mark {:?}", self.core.mark());
+                }
+                let known = gfids.into_iter().filter(|gfid| self.secondary.has_object(*gfid)).collect();
+                self.events.push(Event::Counted(known));
             }
             Some(Effect::Commit(stored)) => {
                 let mark = stored.mark.as_ref().map_or(0, |mark| self.primary.index_of(mark.position));
@@ -209,7 +240,8 @@ impl Run {
             self.secondary.power_cut();
         }
         self.secondary.stage.clear();
-        self.core = Core::new(BRICK, self.secondary.stored.clone(), LIMITS, self.now());
+        let brake = Brake::new(self.brake, self.secondary.balance(), self.now());
+        self.core = Core::new(BRICK, self.secondary.stored.clone(), LIMITS, brake, self.now());
         self.core.rescan_checkpoint = CHECKPOINT;
         self.core.restore_parked(&self.secondary.parked(), self.now());
         self.read = self.primary.index_of(self.core.mark());

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use changelog::{Position, Record};
+use gsync_worker::brake::{Brake, Limits};
 use gsync_worker::core::Core;
 use gsync_worker::event::{Effect, Event, TransferState, Transferred};
 use protocol::Gfid;
@@ -25,7 +26,9 @@ fn only_time_under_a_writer_counts() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
     let busy = || Event::Transferred(vec![Transferred { gfid: FILE, state: TransferState::Busy }]);
-    let mut core = Core::new([7; 16], Default::default(), (1, 4), start);
+    let limits = Limits { share: 100, count: 0, free: None };
+    let brake = Brake::new(limits, Default::default(), start);
+    let mut core = Core::new([7; 16], Default::default(), (1, 4), brake, start);
     let position = Position { after: 1, offset: 51 };
     let records = vec![(position, Record::Data(FILE))];
     let next = Position { offset: 52, ..position };

@@ -55,7 +55,7 @@ pub struct WorkerHello {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum AgentHello {
     /// Go ahead.
-    Welcome(Welcome),
+    Welcome(Box<Welcome>),
     /// Not with me.
     Refused {
         /// What the agent speaks.
@@ -80,6 +80,19 @@ pub struct Welcome {
     pub can_clone: bool,
     /// Whether an older copy is being adopted: [`Request::Examine`], [`Request::Sweep`].
     pub adopting: bool,
+    /// What the brake has to know.
+    pub balance: Balance,
+}
+
+/// What the brake has to know of a secondary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Balance {
+    /// Objects there that have a name.
+    pub objects: u64,
+    /// How many fewer there are than there were at most in the last hour, accepted removals left out.
+    pub lost: u64,
+    /// Removals that are accepted and still to come; they are not counted.
+    pub accepted: u64,
 }
 
 /// What the agent keeps for one session and replica set.
@@ -210,6 +223,17 @@ pub enum Request {
     Sweep,
     /// Nothing is to be adopted any more. Answer: [`Response::Committed`].
     EndAdoption,
+    /// Which of these objects have a name? Answer: [`Response::Known`].
+    Known(Vec<Gfid>),
+    /// Further removals are accepted; stored durably. Answer: [`Response::Committed`].
+    Accept {
+        /// So many; the next ones are not counted.
+        removals: u64,
+        /// What was lost in the last hour is not counted any more either.
+        forget: bool,
+    },
+    /// Where are these objects, for people? Answer: [`Response::Paths`].
+    Paths(Vec<Gfid>),
 }
 
 /// A file of which an older copy is looked for.
@@ -385,6 +409,8 @@ pub enum Response {
         quarantined: Vec<String>,
         /// Objects that gave way and have no name here now: each is gone, or has to be bound.
         parked: Vec<Gfid>,
+        /// What the brake has to know, after all this.
+        balance: Balance,
     },
     /// One for each object: whether there is a basis in the stage (else the file is to be sent whole).
     Prepared(Vec<bool>),
@@ -410,4 +436,8 @@ pub enum Response {
         /// Whether these were the last; the list begins anew then.
         done: bool,
     },
+    /// One for each object: whether it is there under a name.
+    Known(Vec<bool>),
+    /// One for each object: the path below the root under which it was seen last, bytes; empty when that is not known.
+    Paths(Vec<Vec<u8>>),
 }

@@ -40,7 +40,7 @@ impl Control {
         write_frame(&mut channel.input, hello).await?;
         let answer = tokio::time::timeout(HELLO_LIMIT, read_frame::<AgentHello>(&mut channel.output)).await;
         let welcome = match answer {
-            Ok(Ok(AgentHello::Welcome(welcome))) => welcome,
+            Ok(Ok(AgentHello::Welcome(welcome))) => *welcome,
             Ok(Ok(AgentHello::Refused { versions, reason: Refusal::Version })) => {
                 return Err(SyncError::Version { there: versions, here: hello.versions.clone() });
             }

@@ -21,6 +21,7 @@ pub fn gone(tree: &mut Tree, staging: &mut Staging, gfid: Gfid) -> Step<()> {
     check_gfid(gfid)?;
     staging.drop_ready(gfid);
     let spots = tree.find_all(gfid)?;
+    let was_there = !spots.is_empty();
     if spots.iter().any(|spot| !spot.is_parked()) {
         return Ok(());
     }
@@ -35,6 +36,7 @@ pub fn gone(tree: &mut Tree, staging: &mut Staging, gfid: Gfid) -> Step<()> {
             tree.unlink(Some(gfid), &spot)?;
         }
     }
+    tree.removed += u64::from(was_there);
     Ok(tree.index.forget(gfid)?)
 }
 

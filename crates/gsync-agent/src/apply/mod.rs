@@ -19,7 +19,7 @@ pub mod unbind;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use protocol::agent::{Batch, Item, MAX_BATCH_ITEMS, Outcome, Response};
+use protocol::agent::{Balance, Batch, Item, MAX_BATCH_ITEMS, Outcome, Response};
 use protocol::{Gfid, Version};
 
 use crate::adopt;
@@ -74,7 +74,7 @@ impl Staging {
     }
 }
 
-/// Carries out a batch.
+/// Carries out a batch. The balance in the answer is left to the caller.
 ///
 /// # Errors
 /// [`IndexError`] when nothing further may be done at all; everything else is an outcome of its item.
@@ -83,7 +83,13 @@ pub fn batch(tree: &mut Tree, staging: &mut Staging, batch: &Batch) -> Result<Re
         let refused = outcome(Err(Trouble::refused("too many items in one batch")))?;
         let all = |n: usize| vec![refused.clone(); n.min(MAX_BATCH_ITEMS)];
         let (items, gone) = (all(batch.items.len()), all(batch.gone.len()));
-        return Ok(Response::Applied { items, gone, quarantined: Vec::new(), parked: Vec::new() });
+        return Ok(Response::Applied {
+            items,
+            gone,
+            quarantined: Vec::new(),
+            parked: Vec::new(),
+            balance: Balance::default(),
+        });
     }
     let gone: HashSet<Gfid> = batch.gone.iter().copied().collect();
     let mut items = Vec::with_capacity(batch.items.len());
@@ -95,7 +101,7 @@ pub fn batch(tree: &mut Tree, staging: &mut Staging, batch: &Batch) -> Result<Re
     let gone = remove_gone(tree, staging, &batch.gone)?;
     outcome(tree.restore_mtimes())?;
     let (quarantined, parked) = (std::mem::take(&mut tree.quarantined), tree.take_parked());
-    Ok(Response::Applied { items, gone, quarantined, parked })
+    Ok(Response::Applied { items, gone, quarantined, parked, balance: Balance::default() })
 }
 
 fn item(tree: &mut Tree, staging: &mut Staging, gone: &HashSet<Gfid>, item: &Item) -> Step<()> {

@@ -33,6 +33,7 @@ pub fn unbind(tree: &mut Tree, gone: &HashSet<Gfid>, place: &Place, gfid: Gfid) 
     }
     if gone.contains(&gfid) {
         tree.unlink(Some(gfid), &spot)?;
+        tree.removed += 1;
         return Ok(tree.index.forget(gfid)?);
     }
     tree.park(gfid, &spot).map(drop)

@@ -35,6 +35,9 @@ pub const MAX_OPEN_DIRECTORIES: usize = 1024;
 /// Levels of directories followed upwards; more is a loop in a damaged index.
 const MAX_DEPTH: usize = 1 << 20;
 
+/// Names in a path that is shown.
+const MAX_SHOWN_DEPTH: usize = 32;
+
 /// The tree below one root.
 pub struct Tree {
     /// The root and `.gsync/`.
@@ -52,6 +55,10 @@ pub struct Tree {
     pub quarantined: Vec<String>,
     /// Objects that were parked since the last answer.
     parked: Vec<Gfid>,
+    /// How many objects are parked.
+    pub parked_count: u64,
+    /// Objects that were removed since this was looked at last; those that gave way to another are not counted.
+    pub removed: u64,
     /// Files that are being patched in place, with the stage they are linked into.
     pub in_place: HashMap<Gfid, String>,
     directories: Directories,
@@ -93,6 +100,8 @@ impl Tree {
             touched: BTreeSet::new(),
             quarantined: Vec::new(),
             parked: Vec::new(),
+            parked_count: 0,
+            removed: 0,
             in_place: HashMap::new(),
             directories: Directories::new(open_directories.clamp(16, MAX_OPEN_DIRECTORIES)),
             counter: 0,
@@ -262,6 +271,23 @@ impl Tree {
     /// Forgets an open directory that is out of the tree now.
     pub fn forget_directory(&mut self, gfid: Gfid) {
         self.directories.remove(gfid);
+    }
+
+    /// Where the index has an object, below the root; parked ones under the name of the parking place. For people only:
+    /// it may be cut, and is not checked.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn path_of(&self, gfid: Gfid) -> Step<Vec<u8>> {
+        let mut names = Vec::new();
+        let mut next = gfid;
+        while next != Gfid::ROOT && names.len() < MAX_SHOWN_DEPTH {
+            let Some(place) = self.index.name(next)? else { break };
+            names.push(place.name);
+            next = place.parent;
+        }
+        names.reverse();
+        Ok(names.join(&b'/'))
     }
 
     /// Remembers that an entry of the directory of `place` was changed.

@@ -77,6 +77,9 @@ impl Tree {
     pub fn left(&mut self, gfid: Gfid, spot: &Spot) -> Step<()> {
         if let Some(place) = &spot.place {
             self.touch(place);
+            if place.parent == Gfid::PARKING {
+                self.parked_count = self.parked_count.saturating_sub(1);
+            }
             self.index.remove_name(gfid, place)?;
         }
         Ok(())
@@ -89,6 +92,7 @@ impl Tree {
     pub fn arrived(&mut self, gfid: Gfid, spot: &Spot) -> Step<()> {
         if let Some(place) = &spot.place {
             self.touch(place);
+            self.parked_count += u64::from(place.parent == Gfid::PARKING);
             self.index.add_name(gfid, place)?;
         }
         Ok(())

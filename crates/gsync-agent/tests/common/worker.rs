@@ -132,7 +132,7 @@ impl Worker {
         }
         let _ = door.send(&hello);
         match door.receive() {
-            Ok(AgentHello::Welcome(welcome)) => Ok(Worker { root: root.into(), door, welcome, number: 0 }),
+            Ok(AgentHello::Welcome(welcome)) => Ok(Worker { root: root.into(), door, welcome: *welcome, number: 0 }),
             other => Err(other.ok().map(Box::new)),
         }
     }

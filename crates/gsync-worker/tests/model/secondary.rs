@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
-use protocol::agent::{Batch, Item, Outcome, Stored};
+use protocol::agent::{Balance, Batch, Item, Outcome, Stored};
 use protocol::{Gfid, Kind, Object, Place};
 
 use super::Tree;
@@ -53,6 +53,15 @@ impl Secondary {
 
     pub fn has(&self, gfid: Gfid, object: &Object) -> bool {
         self.now.objects.get(&gfid).is_some_and(|o| (o.size, o.mtime) == (object.size, object.mtime))
+    }
+
+    pub fn has_object(&self, gfid: Gfid) -> bool {
+        self.now.objects.contains_key(&gfid)
+    }
+
+    /// Removals are not counted: there are only few objects, each of them removed and made many times.
+    pub fn balance(&self) -> Balance {
+        Balance { objects: self.now.objects.len() as u64, ..Balance::default() }
     }
 
     pub fn stage(&mut self, gfid: Gfid, object: &Object) {
