@@ -138,7 +138,7 @@ fn killed() -> anyhow::Result<()> {
     session.must_be_equal()?;
     // What nobody tells of: somebody changed the secondary.
     fs::remove_file(session.secondary.join("dir-4/below/file-4"))?;
-    fs::rename(session.secondary.join("dir-1/below/file-1"), session.secondary.join("dir-2/stray"))?;
+    fs::write(session.secondary.join("dir-1/below/file-1"), "spoilt")?;
     deployment.run(["resync", NAME])?;
     for (step, program) in ["gsync-worker", "gsync-agent", "gsync-recorder", "gsync-worker"].into_iter().enumerate() {
         fs::write(session.brick.join(format!("during-{step}")), program)?;

@@ -95,3 +95,39 @@ pub(crate) fn make_dirs(path: &Path) -> Result<()> {
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", path))
 }
+
+/// Where a process may be killed. Tests stop here after so many steps.
+pub(crate) fn step(path: &Path) -> Result<()> {
+    #[cfg(test)]
+    if stop::is_now() {
+        return Err(Error::io("go on with", path)(io::ErrorKind::Interrupted.into()));
+    }
+    let _ = path;
+    Ok(())
+}
+
+/// Stops writing after a number of steps, as a kill would.
+#[cfg(test)]
+pub(crate) mod stop {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// After so many steps of this thread every further one fails.
+    pub(crate) fn after(steps: Option<u64>) {
+        LEFT.set(steps);
+    }
+
+    pub(super) fn is_now() -> bool {
+        match LEFT.get() {
+            None => false,
+            Some(0) => true,
+            Some(left) => {
+                LEFT.set(Some(left - 1));
+                false
+            }
+        }
+    }
+}

@@ -59,8 +59,8 @@ pub(crate) struct Htime {
     pub(crate) path: PathBuf,
     /// Up to here records were read; a record without its NUL is after it.
     pub(crate) consumed: u64,
-    /// Identity of the file that was read, to notice a replacement.
-    inode: u64,
+    /// The file that was read, to notice a replacement: while it is open, no other one gets its inode number.
+    seen: Option<File>,
     /// The last record's ts (`created` before the first).
     pub(crate) last: u64,
     /// The greatest ts so far, which is not the last where the clock went backwards.
@@ -86,7 +86,7 @@ impl Htime {
             created,
             path,
             consumed: 0,
-            inode: 0,
+            seen: None,
             last: created,
             newest: created,
             newest_with_file: 0,
@@ -100,19 +100,24 @@ impl Htime {
         }
     }
 
-    /// Reads what was appended since the last call and hands each record to `each`.
-    pub(crate) fn read(&mut self, each: &mut impl FnMut(IndexRecord)) -> Result<()> {
+    /// Reads what was appended since the last call and hands each record to `each`. Returns whether it was another file
+    /// before, so that records which were handed out are not there any more.
+    pub(crate) fn read(&mut self, each: &mut impl FnMut(IndexRecord)) -> Result<bool> {
         // Before the content: GlusterFS appends first and sets the xattr afterwards.
         let promised = read_xattr(&self.path);
         let file = match File::open(&self.path) {
             Ok(file) => file,
-            Err(error) if absent(&error) => return Ok(()),
+            Err(error) if absent(&error) => return Ok(false),
             Err(error) => return Err(Error::io("open", &self.path)(error)),
         };
         let metadata = file.metadata().map_err(Error::io("stat", &self.path))?;
-        if metadata.ino() != self.inode || metadata.len() < self.consumed {
+        let seen = self.seen.as_ref().and_then(|seen| seen.metadata().ok());
+        let is_same = seen.as_ref().is_some_and(|seen| (seen.dev(), seen.ino()) == (metadata.dev(), metadata.ino()));
+        let is_replaced = seen.is_some() && (!is_same || metadata.len() < self.consumed);
+        if is_replaced || seen.is_none() {
             // The first look, or another file: what was noted of the old one is noted again from the new one.
-            *self = Htime { inode: metadata.ino(), ..Htime::new(self.created, std::mem::take(&mut self.path)) };
+            *self = Htime::new(self.created, std::mem::take(&mut self.path));
+            self.seen = file.try_clone().ok();
         }
         let mut buffer = Vec::new();
         loop {
@@ -138,7 +143,7 @@ impl Htime {
             }
         }
         self.promised = promised.filter(|&ts| ts > self.newest);
-        Ok(())
+        Ok(is_replaced)
     }
 
     fn take(&mut self, record: Option<IndexRecord>, each: &mut impl FnMut(IndexRecord)) {

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::begins;
 use crate::error::{Error, Result};
 use crate::htime::Htime;
 use crate::layout::{HTIME_DIR, Place, absent, htime_ts, list_slices};
@@ -38,6 +39,8 @@ pub(crate) struct Index {
     listed_gaps: Vec<Gap>,
     /// The latest time that anything in the journal has.
     pub(crate) newest: u64,
+    /// Everything up to this time may have been removed (where that can be read).
+    pub(crate) removed_until: u64,
     /// Directories read so far; a reader that waits at the tail reads none.
     pub(crate) directories: u64,
 }
@@ -51,6 +54,7 @@ impl Index {
             seals: Seals::default(),
             listed_gaps: Vec::new(),
             newest: 0,
+            removed_until: 0,
             directories: 0,
         }
     }
@@ -77,12 +81,32 @@ impl Index {
         // Once more: a slice listed now may have got its record meanwhile.
         self.read_htimes(after)?;
         self.seals.read(&self.dir, after)?;
+        // Last: it is written before anything is removed.
+        let removed_until = begins::read(&self.dir)?;
         self.note_listing(&listing.files, &listing.doubled);
+        match removed_until {
+            Some(ts) => {
+                self.newest = self.newest.max(ts);
+                self.removed_until = ts;
+            }
+            None => self.listed_gaps.push(Gap::new(u64::MAX, 0, None, Reason::IndexDamaged)),
+        }
 
         let Some(last) = last else { return Ok(Vec::new()) };
         let all: BTreeSet<u64> = listing.files.range(..=last).map(|(&ts, _)| ts).chain(indexed).collect();
+        let is_joined = |ts: u64| !listing.files.contains_key(&ts) && self.is_joined(ts, &listing.files);
+        let all: Vec<u64> = all.into_iter().filter(|&ts| !is_joined(ts)).collect();
         let slice = |ts| SliceRef { ts, place: listing.files.remove(&ts), indexed: self.indexed.contains_key(&ts) };
         Ok(all.into_iter().map(slice).collect())
+    }
+
+    /// Whether the records of a slice that is not there are in a later one, which is.
+    fn is_joined(&self, ts: u64, files: &BTreeMap<u64, Place>) -> bool {
+        self.seals.joined_over(ts).any(|over| {
+            let len =
+                files.get(&over).and_then(|place| fs::metadata(place.path(&self.dir, over)).ok()).map(|m| m.len());
+            len.and_then(|len| self.seals.joined_from(over, len)).is_some_and(|from| from < ts)
+        })
     }
 
     /// Returns every gap that is known now.
@@ -135,15 +159,28 @@ impl Index {
     fn read_htimes(&mut self, after: u64) -> Result<()> {
         self.indexed = self.indexed.split_off(&after.saturating_add(1));
         self.find_htimes()?;
+        if self.read_known_htimes(after)? {
+            // Counted from records of before and of now: once more, from nothing.
+            self.indexed.clear();
+            for htime in &mut self.htimes {
+                *htime = Htime::new(htime.created, std::mem::take(&mut htime.path));
+            }
+            self.read_known_htimes(after)?;
+        }
+        Ok(())
+    }
+
+    fn read_known_htimes(&mut self, after: u64) -> Result<bool> {
+        let mut is_replaced = false;
         for htime in &mut self.htimes {
-            htime.read(&mut |record| {
+            is_replaced |= htime.read(&mut |record| {
                 if record.has_file && record.ts > after {
                     *self.indexed.entry(record.ts).or_default() += 1;
                 }
             })?;
             self.newest = self.newest.max(htime.newest);
         }
-        Ok(())
+        Ok(is_replaced)
     }
 
     fn find_htimes(&mut self) -> Result<()> {

@@ -14,6 +14,7 @@
 //! - [`position`], [`reader`]: the journal as one ordered stream
 //! - [`watcher`]: a hint that there is more
 //! - [`writer`], `disk`: the recorder's side
+//! - [`retention`], [`compact`], `begins`: removing slices that nobody needs, and compacting those that somebody does
 //! - [`json`], [`history`]: for the operator
 //!
 //! What is lost without a trace: records that GlusterFS had not synced when the power failed (up to
@@ -21,6 +22,8 @@
 
 #![forbid(unsafe_code)]
 
+mod begins;
+pub mod compact;
 mod disk;
 pub mod encoding;
 pub mod error;
@@ -35,6 +38,7 @@ pub mod position;
 mod race;
 pub mod reader;
 pub mod record;
+pub mod retention;
 mod seal;
 pub mod slice;
 pub mod unproven;

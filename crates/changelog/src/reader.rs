@@ -64,6 +64,8 @@ pub struct JournalReader {
     position: Position,
     /// Whether the first position still has to be compared with what the journal has.
     unchecked: bool,
+    /// The slice that was listed and not there, for which the directory was listed once more.
+    listed_again: u64,
     /// Spans reported whose end the position has not passed yet.
     reported: Vec<Unproven>,
     /// What the directory looked like when there was nothing to read and no open slice.
@@ -107,6 +109,7 @@ impl JournalReader {
             current: None,
             position: from,
             unchecked: true,
+            listed_again: 0,
             reported: Vec::new(),
             idle: None,
             stats: ReaderStats::default(),
@@ -205,6 +208,10 @@ impl JournalReader {
         if self.unchecked && self.check_start(batch) {
             self.refresh()?;
         }
+        if self.position.after < self.index.removed_until {
+            self.skip_removed(batch);
+            self.refresh()?;
+        }
         if let Some(next) = self.pending.pop_front() {
             return self.enter_rolled(next, batch).map(|()| true);
         }
@@ -237,8 +244,16 @@ impl JournalReader {
         unknown
     }
 
+    /// Goes on where the journal begins.
+    fn skip_removed(&mut self, batch: &mut ReadBatch) {
+        let (from, to) = (self.position.after, self.index.removed_until);
+        self.report(Unproven { from, to: Some(to), reason: Reason::Removed }, batch);
+        self.position = Position { after: to, offset: 0 };
+    }
+
     fn enter_rolled(&mut self, next: SliceRef, batch: &mut ReadBatch) -> Result<()> {
         self.report_gaps(Some(next.ts), batch);
+        let was_listed = next.place.is_some();
         let slice = match next.place.map(|place| SliceReader::open(&place.path(&self.dir, next.ts))) {
             None => None,
             Some(Ok(slice)) => Some(slice),
@@ -248,6 +263,12 @@ impl JournalReader {
         };
         match slice {
             Some(slice) => self.enter(slice, Kind::Rolled(next.ts), batch),
+            // Gone since it was listed: a new listing shows whether its records are elsewhere.
+            None if was_listed && self.listed_again != next.ts => {
+                self.listed_again = next.ts;
+                self.pending.clear();
+                Ok(())
+            }
             None => {
                 let from = self.position.after;
                 self.report(Unproven { from, to: Some(next.ts), reason: Reason::SliceMissing }, batch);
@@ -259,6 +280,10 @@ impl JournalReader {
 
     /// Makes a slice the current one, at the position's offset.
     fn enter(&mut self, mut slice: SliceReader, kind: Kind, batch: &mut ReadBatch) -> Result<()> {
+        if self.position.offset > HEADER_BYTES && self.is_joined(&slice, kind)? {
+            // The offset is one of before, or of another file with the same end.
+            self.position.offset = 0;
+        }
         if self.position.offset > HEADER_BYTES && !slice.skip_to(self.position.offset)? {
             let to = if let Kind::Rolled(ts) = kind { Some(ts) } else { None };
             let from = self.position.after;
@@ -283,7 +308,13 @@ impl JournalReader {
             Tail::Complete if slice.format().is_none() => Some(Reason::SliceTorn { offset }),
             Tail::Complete if len != offset => Some(Reason::SliceAltered),
             Tail::Complete => {
-                self.index.seals.get(ts).filter(|&seal| seal != slice.seal()).map(|_| Reason::SliceAltered)
+                let seal = slice.seal();
+                // It may have been replaced since the seals were read.
+                let fits = self.index.seals.fits(ts, seal) || {
+                    self.index.seals.read(&self.dir, self.position.after)?;
+                    self.index.seals.fits(ts, seal)
+                };
+                (!fits).then_some(Reason::SliceAltered)
             }
         };
         if let Some(reason) = reason {
@@ -313,6 +344,12 @@ impl JournalReader {
             }
         }
         let Some(ts) = ts else {
+            if self.is_next_joined()? {
+                // Its records are there too, and are read again from the beginning.
+                self.leave();
+                self.position.offset = 0;
+                return Ok(());
+            }
             // Unlinked because it was empty; otherwise replaced by another one of the same second, or pruned, or
             // named with a time that the journal already had.
             if !was_empty || ours.nlink() > 0 {
@@ -391,6 +428,29 @@ impl JournalReader {
         if let Some(current) = &mut self.current {
             current.kind = kind;
         }
+    }
+
+    /// Whether a rolled slice was joined out of several.
+    fn is_joined(&mut self, slice: &SliceReader, kind: Kind) -> Result<bool> {
+        let Kind::Rolled(ts) = kind else { return Ok(false) };
+        // Now that it is open: its seal was written before it got its name.
+        self.index.seals.read(&self.dir, self.position.after)?;
+        let len = slice.file().metadata().map_err(Error::io("stat", slice.path()))?.len();
+        Ok(self.index.seals.joined_from(ts, len).is_some())
+    }
+
+    /// Whether the next slice was joined out of all that are later than the position.
+    fn is_next_joined(&self) -> Result<bool> {
+        let Some((next, place)) = self.pending.front().and_then(|next| Some((next, next.place.as_ref()?))) else {
+            return Ok(false);
+        };
+        let path = place.path(&self.dir, next.ts);
+        let len = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if absent(&error) => return Ok(false),
+            Err(error) => return Err(Error::io("stat", &path)(error)),
+        };
+        Ok(self.index.seals.joined_from(next.ts, len).is_some_and(|from| from <= self.position.after))
     }
 
     fn reopen(&self, slice: &SliceReader) -> Result<SliceReader> {

@@ -60,6 +60,8 @@ pub enum Reason {
     IndexDamaged,
     /// The index ends before the time that its xattr has.
     IndexTruncated,
+    /// Slices were removed on purpose: nobody was known to need them, or there was no room.
+    Removed,
     /// The clock went backwards, so slices do not follow each other in the order of their times.
     ClockBackwards,
 }
@@ -85,6 +87,7 @@ impl fmt::Display for Reason {
             Reason::IndexIncomplete => "its index does not have all slices",
             Reason::IndexDamaged => "its index is damaged",
             Reason::IndexTruncated => "its index lost its end",
+            Reason::Removed => "its beginning was removed",
             Reason::ClockBackwards => "the clock went backwards",
         };
         f.write_str(text)

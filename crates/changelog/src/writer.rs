@@ -3,6 +3,7 @@
 //! The files are those of GlusterFS (v1.2, ASCII, dated directories, HTIME), so that one reader serves both, plus
 //! `seal.rs`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -10,15 +11,17 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::begins;
 use crate::disk::{AppendFile, make_dirs, only_zeros, sync_dir, write_all_at};
 use crate::encoding::{Tail, encode};
 use crate::error::{Damage, Error, Result};
 use crate::header::{Format, HEADER_BYTES};
 use crate::htime::HTIME_XATTR;
-use crate::index::Index;
+use crate::index::{Index, SliceRef};
 use crate::layout::{HTIME_DIR, OPEN_SLICE, absent, dated_name};
 use crate::position::Position;
 use crate::record::Record;
+use crate::retention::sweep;
 use crate::seal::{SEALS, Seal};
 use crate::slice::{SliceReader, SliceStep};
 
@@ -38,20 +41,28 @@ pub struct JournalOptions {
 /// [`Error::Poisoned`]).
 #[derive(Debug)]
 pub struct JournalWriter {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Holds the lock.
     _lock: File,
-    htime: AppendFile,
-    htime_records: u64,
-    seals: AppendFile,
+    pub(crate) htime: AppendFile,
+    pub(crate) htime_records: u64,
+    pub(crate) seals: AppendFile,
+    /// Ends and sizes of the rolled slices that are there.
+    pub(crate) slices: BTreeMap<u64, u64>,
+    /// Ends of slices that should be there and are not.
+    pub(crate) holes: BTreeSet<u64>,
+    /// Everything up to this time may have been removed.
+    pub(crate) begins: u64,
+    /// Index records of slices that were removed.
+    pub(crate) stale: u64,
     /// The open slice; `None` after a roll that could not make the next one.
     open: Option<OpenSlice>,
     /// A slice that has its name but not its index record.
     unindexed: Option<(u64, bool)>,
     /// The latest ts that anything in the journal has; the next one is greater.
-    last_ts: u64,
+    pub(crate) last_ts: u64,
     /// End of the last slice with records.
-    after: u64,
+    pub(crate) after: u64,
     poisoned: bool,
     /// Lets the next write stop after so many bytes.
     #[cfg(test)]
@@ -91,8 +102,19 @@ impl JournalWriter {
         })?;
 
         let mut index = Index::new(dir);
-        let slices = index.refresh(0)?;
-        let after = slices.last().map_or(0, |slice| slice.ts);
+        let mut slices = index.refresh(0)?;
+        let begins = match begins::read(dir)? {
+            Some(begins) => begins,
+            None => {
+                begins::write(dir, index.newest)?;
+                index.newest
+            }
+        };
+        sweep(dir, begins, slices.iter().map(|slice| slice.ts))?;
+        slices.retain(|slice| slice.ts > begins);
+        let after = slices.last().map_or(begins, |slice| slice.ts);
+        let size =
+            |slice: &SliceRef| Some((slice.ts, fs::metadata(slice.place.as_ref()?.path(dir, slice.ts)).ok()?.len()));
         let last_ts = index.newest.max(index.seals.newest);
         let indexed_until = index.htimes.iter().map(|htime| htime.newest).max();
 
@@ -116,6 +138,10 @@ impl JournalWriter {
             htime,
             htime_records: records,
             seals,
+            slices: slices.iter().filter_map(size).collect(),
+            holes: slices.iter().filter(|slice| slice.place.is_none()).map(|slice| slice.ts).collect(),
+            begins,
+            stale: 0,
             open: None,
             unindexed: None,
             last_ts: last_ts.max(created),
@@ -274,6 +300,7 @@ impl JournalWriter {
         let day = name.parent().unwrap_or(&self.dir);
         make_dirs(day)?;
         fs::rename(&path, &name).map_err(Error::io("rename", &path))?;
+        self.slices.insert(ts, open.len);
         self.after = ts;
         self.retire(ts, true);
         sync_dir(name.parent().unwrap_or(&self.dir))?;
@@ -353,7 +380,7 @@ impl OpenSlice {
 
 /// Sets an xattr where that is allowed. Nobody depends on these: without privilege, or on a file system without them,
 /// the journal is as good.
-fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+pub(crate) fn set_xattr(path: &Path, name: &str, value: &[u8]) {
     if let Err(error) = xattr::set(path, name, value) {
         tracing::debug!(path = %path.display(), name, %error, "xattr not set");
     }
