@@ -161,3 +161,53 @@ fn a_comparison_is_ended_whatever_is_killed() {
     require!(on_ext4());
     killed().unwrap_or_else(|error| panic!("{error:#}"));
 }
+
+/// Every slice goes once its records are over there, and none that a stopped session needs; restarts change nothing.
+fn shortened() -> anyhow::Result<()> {
+    let mounted = Mounted::new(FileSystem::Ext4, 128)?;
+    let deployment = Deployment::new()?;
+    let session = Session::create(&deployment, mounted.root(), mounted.root(), None)?;
+    session.config("changelog-budget", "1")?;
+    sample(&session.brick)?;
+    session.start()?;
+    session.must_be_equal()?;
+    let changelogs = changelogs(&deployment)?;
+    wait::wait_for("the end of the first slices", LIMIT, || {
+        let left = slices(&changelogs);
+        if changelogs.join("BEGINS").exists() && left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    deployment.run(["stop", NAME])?;
+    change(&session.brick)?;
+    let log = || std::fs::read_to_string(deployment.state_dir().join("log").join(format!("{NAME}-0.log")));
+    // More than the budget of what repeats: names that go to and fro, in slices of their own.
+    let name = |number: usize, side: &str| session.brick.join(format!("{}-{number}-{side}", "n".repeat(200)));
+    for number in 0..150 {
+        fs::write(name(number, "a"), "x")?;
+    }
+    for round in 0..16 {
+        let (from, to) = if round % 2 == 0 { ("a", "b") } else { ("b", "a") };
+        for number in 0..150 {
+            fs::rename(name(number, from), name(number, to))?;
+        }
+        // What is undone before it is recorded makes no records.
+        std::thread::sleep(Duration::from_millis(150));
+        if round % 4 == 3 {
+            end(&deployment);
+            deployment.run(["status"])?;
+        }
+    }
+    wait::wait_for("a compaction", LIMIT, || {
+        let bytes: u64 = slices(&changelogs).iter().filter_map(|path| fs::metadata(path).ok()).map(|m| m.len()).sum();
+        if (1..800 << 10).contains(&bytes) { Ok(()) } else { Err(format!("{bytes} bytes")) }
+    });
+    deployment.run(["start", NAME])?;
+    session.must_be_equal()?;
+    assert!(!log()?.contains("both sides are compared"), "what was needed is gone");
+    Ok(())
+}
+
+#[test]
+fn a_changelog_keeps_what_is_needed_and_no_more() {
+    require!(on_ext4());
+    shortened().unwrap_or_else(|error| panic!("{error:#}"));
+}

@@ -55,6 +55,14 @@ pub const OPTIONS: &[OptionSpec] = &[
         live: false,
     },
     OptionSpec {
+        name: "changelog-budget",
+        aliases: &[],
+        kind: Kind::Number(1, 16 << 20),
+        default: "2048",
+        doc: "MiB that the changelog of a brick may take before it is compacted; of several sessions the largest counts",
+        live: true,
+    },
+    OptionSpec {
         name: "log-level",
         aliases: &[],
         kind: Kind::Choice(&["ERROR", "WARN", "INFO", "DEBUG"], &[("WARNING", "WARN")]),

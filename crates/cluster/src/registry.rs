@@ -5,13 +5,16 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::ids::{Epoch, SessionId};
+use crate::ids::{BrickId, Epoch, SessionId};
 use crate::session::Session;
 use crate::store::{Entry, Expected, Store, StoreError, Watch};
 use crate::volume::Volume;
 
 /// Everything is below this prefix, so that several users can share an etcd.
 const PREFIX: &str = "gsync/";
+
+/// Marks are below this prefix: nobody watches them.
+const MARKS: &str = "gsync-marks/";
 
 /// How often a change is tried again because somebody else was faster.
 const ATTEMPTS: u32 = 16;
@@ -138,6 +141,35 @@ impl Registry {
         Ok(self.store.delete(&session_key(name), Expected::Revision(revision)).await?)
     }
 
+    /// The last known mark of a session in a brick's changelog, as text.
+    ///
+    /// # Errors
+    /// [`RegistryError::Store`].
+    pub async fn mark(&self, session: SessionId, brick: BrickId) -> Result<Option<String>, RegistryError> {
+        let entry = self.store.get(&mark_key(session, brick)).await?;
+        Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
+    }
+
+    /// Keeps the mark of a session, durably.
+    ///
+    /// # Errors
+    /// [`RegistryError::Store`].
+    pub async fn set_mark(&self, session: SessionId, brick: BrickId, mark: &str) -> Result<(), RegistryError> {
+        self.store.put(&mark_key(session, brick), mark.as_bytes().to_vec(), Expected::Any).await?;
+        Ok(())
+    }
+
+    /// Forgets the marks of a session that is deleted.
+    ///
+    /// # Errors
+    /// [`RegistryError::Store`].
+    pub async fn forget_marks(&self, session: SessionId) -> Result<(), RegistryError> {
+        for entry in self.store.list(&format!("{MARKS}{session}/")).await? {
+            self.store.delete(&entry.key, Expected::Any).await?;
+        }
+        Ok(())
+    }
+
     /// Reports changes of what is declared.
     ///
     /// # Errors
@@ -184,6 +216,10 @@ impl Registry {
 
 fn session_key(name: &str) -> String {
     format!("{PREFIX}sessions/{name}")
+}
+
+fn mark_key(session: SessionId, brick: BrickId) -> String {
+    format!("{MARKS}{session}/{brick}")
 }
 
 fn election(session: SessionId, replica_set: u32) -> String {

@@ -56,6 +56,8 @@ pub struct Settings {
     pub ssh_options: Vec<String>,
     /// `log-level`
     pub log_level: LogLevel,
+    /// `changelog-budget`, MiB
+    pub changelog_budget: u32,
 }
 
 impl Settings {
@@ -87,6 +89,7 @@ impl Settings {
             ssh_identity: (!identity.is_empty()).then(|| identity.into()),
             ssh_options: words::split(&text(changed, "ssh-options")?).unwrap_or_default(),
             log_level: LogLevel::parse(&text(changed, "log-level")?),
+            changelog_budget: number("changelog-budget")?,
         })
     }
 }
@@ -169,6 +172,7 @@ mod tests {
             ssh_port: 2222,
             ssh_identity: Some("/i".into()),
             ssh_options: vec!["-4".into(), "-o".into(), "A=b c".into()],
+            changelog_budget: 2048,
             log_level: LogLevel::Debug,
         };
         assert_eq!(settings, want);

@@ -40,6 +40,7 @@ fn answer(mut channel: UnixStream, log: &str) -> Result<(), Box<dyn Error + Send
                 attached.retain(|known| *known != brick);
                 ("detach\n".into(), AdminResponse::Done)
             }
+            AdminRequest::Retain { .. } => (String::new(), AdminResponse::Done),
             AdminRequest::Status => {
                 let status = |&brick| BrickStatus {
                     brick,

@@ -8,6 +8,7 @@
 //! - [`event`], [`mod@unit`], [`machine`] with `settle`, [`backoff`]: what to do next, from events; pure
 //! - [`mod@run`]: the loop: events, decision, effects
 //! - [`effects`], [`process`], [`programs`], [`recorder`], [`worker`]: carrying effects out
+//! - `claims`: what sessions still need of the changelogs
 //! - [`status`]: the rows of the status table
 //!
 //! A child process gets SIGKILL when the monitor dies, so that a new monitor finds none of them running. What they do
@@ -17,6 +18,7 @@
 
 pub mod api;
 pub mod backoff;
+mod claims;
 pub mod client;
 pub mod effects;
 pub mod error;

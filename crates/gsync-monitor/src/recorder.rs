@@ -69,6 +69,21 @@ pub async fn detach(socket: &Path, brick: BrickId) -> Result<(), RecorderError> 
     done(ask(channel, &AdminRequest::Detach { brick: brick.bytes() }, WORK_LIMIT).await?)
 }
 
+/// Tells a recorder what sessions still need of a brick's changelog.
+///
+/// # Errors
+/// [`RecorderError`].
+pub async fn retain(
+    socket: &Path,
+    brick: BrickId,
+    marks: Vec<changelog::Position>,
+    budget_bytes: u64,
+) -> Result<(), RecorderError> {
+    let channel = UnixStream::connect(socket).await?;
+    let request = AdminRequest::Retain { brick: brick.bytes(), marks, budget_bytes };
+    done(ask(channel, &request, STATUS_LIMIT).await?)
+}
+
 /// Asks a recorder for its bricks.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::claims;
 use crate::effects::{Executor, Tools};
 use crate::error::MonitorError;
 use crate::event::{Event, Millis};
@@ -79,11 +80,13 @@ pub async fn run(config: MonitorConfig, shutdown: CancellationToken) -> Result<(
     let clock = Clock(Instant::now());
     let (publish, machine) = watch::channel(Arc::new(Machine::new(config.seed)));
     let (refresh, refreshes) = mpsc::channel(REFRESH_QUEUE);
+    let claiming = tokio::spawn(claims::keep(Arc::clone(&tools), machine.clone()));
     let service = Arc::new(Service::new(Arc::clone(&tools), machine, refresh, clock));
     let serving = tokio::spawn(server::serve(listener, service));
     tracing::info!(node = tools.node, state = %tools.state.path().display(), "the monitor runs");
     let result = keep(&tools, &publish, refreshes, clock, shutdown).await;
     serving.abort();
+    claiming.abort();
     let _ = fs::remove_file(socket);
     tracing::info!("the monitor ends");
     result

@@ -171,6 +171,7 @@ impl Service {
             self.wait_for_end(session.id).await?;
         }
         if transition == Transition::Delete {
+            registry.forget_marks(session.id).await?;
             let _ = std::fs::remove_dir_all(self.tools.state.session(session.id));
             return Ok(Answer::Session { session });
         }

@@ -198,6 +198,15 @@ pub enum AdminRequest {
     },
     /// What is attached and how it is.
     Status,
+    /// What is behind these positions is still needed of the brick's changelog; older slices may go.
+    Retain {
+        /// Identity of the brick.
+        brick: [u8; 16],
+        /// The mark of every session; `0:0` of one that has none yet. None at all: everything is kept.
+        marks: Vec<Position>,
+        /// Bytes that the changelog may take; beyond, it is compacted.
+        budget_bytes: u64,
+    },
 }
 
 /// Answers to [`AdminRequest`].

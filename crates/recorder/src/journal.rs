@@ -49,6 +49,11 @@ impl Journal {
         &self.dir
     }
 
+    /// The writer, for what concerns older slices.
+    pub fn writer(&mut self) -> &mut JournalWriter {
+        &mut self.writer
+    }
+
     /// Appends records and makes them durable. Returns the position behind them.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use changelog::Position;
 use protocol::brick::ACCEPT_FILE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::brick::{BATCH_MAX, Brick, BrickSpec, QueueState};
+use crate::brick::{BATCH_MAX, Brick, BrickSpec, Claims, QueueState};
 use crate::dirty::{Dirty, Taken};
 use crate::disk::{Disk, Root};
 use crate::error::{Error, Result};
@@ -55,6 +55,8 @@ pub enum Command {
     Detach([u8; 16], Reply<()>),
     /// See `BrickRequest::Barrier`.
     Barrier([u8; 16], Reply<Position>),
+    /// See `AdminRequest::Retain`.
+    Retain([u8; 16], Claims, Reply<()>),
     /// Write everything down and end.
     Stop(Reply<()>),
 }
@@ -375,6 +377,16 @@ impl Driver {
             Command::Barrier(brick, reply) => {
                 self.catch_up();
                 self.waiting.push(Waiting { brick, reply, patience_until: Instant::now() + BARRIER_PATIENCE });
+            }
+            Command::Retain(id, claims, reply) => {
+                let driven = self.bricks.iter_mut().find(|driven| driven.attached.spec.id == id);
+                if let Some(driven) = driven
+                    && let Some(brick) = &mut driven.brick
+                    && let Err(error) = brick.retain(&claims)
+                {
+                    driven.fail(&error);
+                }
+                drop(reply.send(Ok(())));
             }
             Command::Stop(reply) => {
                 self.catch_up();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use changelog::Position;
 use protocol::brick::BrickStatus;
 
-use crate::brick::BrickSpec;
+use crate::brick::{BrickSpec, Claims};
 use crate::disk::Root;
 use crate::error::{Error, Result};
 use crate::identity;
@@ -127,6 +127,19 @@ impl Registry {
     pub fn brick(&self, id: [u8; 16]) -> Option<Arc<Attached>> {
         let bricks = self.bricks.read().unwrap_or_else(PoisonError::into_inner);
         bricks.get(&id).map(|entry| entry.attached.clone())
+    }
+
+    /// Says what sessions still need of a brick's changelog.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`] when it is not attached.
+    pub fn retain(&self, id: [u8; 16], claims: Claims) -> Result<()> {
+        let pipeline = {
+            let bricks = self.bricks.read().unwrap_or_else(PoisonError::into_inner);
+            bricks.get(&id).map(|entry| entry.pipeline.clone())
+        };
+        let pipeline = pipeline.ok_or_else(|| Error::Unsuitable("the brick is not attached".into()))?;
+        ask(&pipeline, |reply| Command::Retain(id, claims, reply)).map_err(Error::Unsuitable)
     }
 
     /// Waits until everything that happened before is in the brick's changelog, and says where it ends.

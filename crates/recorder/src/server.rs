@@ -19,6 +19,7 @@ use protocol::{FrameError, Object, encode, read_frame, write_frame};
 use rustix::fs::Mode;
 
 use crate::answers::Answers;
+use crate::brick::Claims;
 use crate::error::{Error, Result};
 use crate::pipeline::{Attached, Open};
 use crate::registry::Registry;
@@ -149,6 +150,9 @@ impl Connection {
                     done(self.registry.attach(brick, as_path(&path), as_path(&state)))
                 }
                 AdminRequest::Detach { brick } => done(self.registry.detach(brick)),
+                AdminRequest::Retain { brick, marks, budget_bytes } => {
+                    done(self.registry.retain(brick, Claims { marks, budget_bytes }))
+                }
                 AdminRequest::Status => AdminResponse::Status(self.registry.status()),
             };
             write_frame(&mut self.stream, &response)?;

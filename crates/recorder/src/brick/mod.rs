@@ -13,6 +13,7 @@ mod crawl;
 mod opening;
 mod recording;
 mod resuming;
+mod retaining;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use changelog::{Gfid, Position};
 
 pub use alive::Suspicion;
+pub use retaining::Claims;
 
 use crate::batch::Owing;
 use crate::disk::Disk;
@@ -29,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::identity::Admitted;
 use crate::index::redo::{Redone, redo};
 use crate::index::{Index, Pending};
-use crate::journal::Journal;
+use crate::journal::{Journal, now_secs};
 use crate::listing::Listing;
 use crate::queue::Progress;
 use crate::slot::Slot;
@@ -89,6 +91,7 @@ pub struct Brick {
     caught_up: Instant,
     owed: HashMap<Gfid, (Instant, Owing)>,
     undurable: bool,
+    compacting: Option<retaining::Compacting>,
     durable: Instant,
     heartbeat: Instant,
     /// Which events were looked at; told before each step.
@@ -113,7 +116,7 @@ impl Brick {
     pub fn open(spec: BrickSpec, disk: Arc<Disk>, admitted: &Admitted, queue: &QueueState) -> Result<Brick> {
         std::fs::create_dir_all(&spec.state).map_err(Error::io("create", &spec.state))?;
         let has_journal = spec.journal_dir().join(changelog::layout::HTIME_DIR).is_dir();
-        let journal = Journal::open(&spec.journal_dir())?;
+        let mut journal = Journal::open(&spec.journal_dir())?;
         let path = spec.state.join("index.redb");
         let mut index = opening::open_index(&path)?;
         if !has_journal && index.view()?.position()?.is_some() {
@@ -126,6 +129,10 @@ impl Brick {
         let saved = Saved::read(&index)?.filter(|saved| saved.continues(queue) && !admitted.replaced);
         let Redone { records: redone, unproven } = redo(&index, journal.dir(), saved.is_some())?;
         let saved = saved.filter(|_| !unproven);
+        if unproven {
+            // What was removed while nobody watched may be known to nobody but the secondaries.
+            journal.writer().declare_incomplete(now_secs())?;
+        }
         if !admitted.consented {
             opening::check_not_emptied(&index, &disk)?;
         }
@@ -152,6 +159,7 @@ impl Brick {
             caught_up: now,
             owed: HashMap::new(),
             undurable: false,
+            compacting: None,
             durable: now,
             heartbeat: now,
             progress: queue.progress,
@@ -216,7 +224,8 @@ impl Brick {
         let retry = (!self.deferred.is_empty()).then(|| self.retried + RETRY_EVERY);
         let owed = self.owed.values().map(|(since, _)| *since + OWED_AFTER).min();
         let durable = self.undurable.then(|| self.durable + DURABLE_EVERY);
-        [retry, owed, durable].into_iter().flatten().min()
+        let compact = self.compacting.is_some().then(Instant::now);
+        [retry, owed, durable, compact].into_iter().flatten().min()
     }
 
     /// Does one step of what is not urgent. To be called while [`Brick::busy`] or at [`Brick::next_call`].
@@ -234,6 +243,7 @@ impl Brick {
         }
         self.pay_owed(false)?;
         self.journal.roll_if_due()?;
+        self.compact_step();
         let gain = self.progress.position - self.saved;
         let is_pressed = self.progress.wanted.is_some_and(|wanted| gain >= wanted);
         if is_pressed || (self.undurable && self.durable.elapsed() >= DURABLE_EVERY) {
