@@ -98,6 +98,8 @@ pub struct Core {
     recount: Option<protocol::agent::Rescan>,
     /// Rescans of this connection.
     rescans: u64,
+    /// The newest of them that was stored.
+    rescans_stored: u64,
     /// After how many names a rescan's progress is stored.
     pub rescan_checkpoint: usize,
     /// Wall clock, set by the shell with each event.
@@ -136,6 +138,7 @@ impl Core {
             has_read: false,
             recount: None,
             rescans: 0,
+            rescans_stored: 0,
             rescan_checkpoint: CHECKPOINT_NAMES,
             committed: Some(stored),
             committing: None,
@@ -171,6 +174,11 @@ impl Core {
     /// Whether the durable mark says where the changelog was that is there now, and that everything before is there.
     pub fn is_mark_valid(&self) -> bool {
         self.has_read && self.rescan.is_none() && self.recount.is_none() && !self.is_rescan_stored()
+    }
+
+    /// Number of the newest rescan of this connection that was stored.
+    pub fn rescans_stored(&self) -> u64 {
+        self.rescans_stored
     }
 
     /// Whether it is stored that both sides are to be compared as a whole.
@@ -360,7 +368,13 @@ impl Core {
     fn go_on(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.dirty.wake(now);
         if let Some(rescan) = &mut self.rescan {
-            if rescan.advance(&self.dirty) {
+            // Stored first, so that its end is stored too: what it did is durable then.
+            let stored = self.committed.as_ref().and_then(|stored| stored.rescan.as_ref());
+            let is_stored = stored.is_some_and(|stored| stored.is_same(rescan.stored()));
+            if is_stored {
+                self.rescans_stored = self.rescans;
+            }
+            if rescan.advance(&self.dirty) && is_stored {
                 self.rescan = None;
             } else if let Some(request) = rescan.next_request(&self.dirty) {
                 effects.push(Effect::List(request));

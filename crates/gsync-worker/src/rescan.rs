@@ -54,13 +54,15 @@ pub struct Rescan {
     checkpoint: usize,
     /// Everything that was asked for up to this position has to be done before the cursor moves.
     draining: Option<Position>,
+    /// Everything was done.
+    is_complete: bool,
 }
 
 impl Rescan {
     /// Goes on where a former worker was, or begins with a cursor at the start.
     pub fn new(stored: protocol::agent::Rescan, generation: u64, checkpoint: usize) -> Rescan {
         let next = Some(stored.cursor.clone());
-        Rescan { stored, generation, next, is_asking: false, fed: 0, checkpoint, draining: None }
+        Rescan { stored, generation, next, is_asking: false, fed: 0, checkpoint, draining: None, is_complete: false }
     }
 
     /// What is stored with the mark.
@@ -118,7 +120,7 @@ impl Rescan {
 
     /// Moves the cursor if everything before is done. Returns whether the rescan is complete.
     pub fn advance(&mut self, dirty: &Dirty) -> bool {
-        let Some(position) = self.draining else { return false };
+        let Some(position) = self.draining else { return self.is_complete };
         // What was asked for again by a later record is not ours any more.
         if dirty.oldest().is_some_and(|oldest| oldest <= position) {
             return false;
@@ -130,7 +132,10 @@ impl Rescan {
                 self.stored.cursor = cursor.clone();
                 false
             }
-            None => true,
+            None => {
+                self.is_complete = true;
+                true
+            }
         }
     }
 }

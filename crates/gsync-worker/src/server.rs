@@ -81,8 +81,9 @@ async fn wait(config: &WorkerConfig, shared: &Shared, limit: Duration) -> Contro
 async fn resync(shared: &Shared, limit: Duration) -> ControlResponse {
     let _guard = shared.wait_guard();
     let mut progress = shared.subscribe();
+    let before = progress.borrow_and_update().resyncs;
     shared.ask_resync();
-    let stored = tokio::time::timeout(limit, progress.wait_for(|p| p.rescan)).await;
+    let stored = tokio::time::timeout(limit, progress.wait_for(|p| p.resyncs > before)).await;
     ControlResponse::Waited { done: matches!(stored, Ok(Ok(_))), pending: 0 }
 }
 

@@ -426,7 +426,7 @@ impl Session {
         let pending = dirty.pending_len() as u64;
         let durable = self.core.durable_mark();
         let valid = durable.filter(|_| self.core.is_mark_valid());
-        self.shared.publish(Progress { durable: valid, rescan: self.core.is_rescan_stored(), pending });
+        self.shared.publish(Progress { durable: valid, resyncs: self.core.rescans_stored(), pending });
         self.shared.update(|s| {
             s.crawl = match (self.core.rescan_reason(), self.core.is_live()) {
                 (Some(_), _) => CrawlState::HybridCrawl,

@@ -13,8 +13,8 @@ use crate::control::{Halted, WorkerState, WorkerStatus};
 pub struct Progress {
     /// The mark that is durable on the secondary; `None` while there is no connection, or a rescan.
     pub durable: Option<Position>,
-    /// It is durable on the secondary that both sides are to be compared as a whole.
-    pub rescan: bool,
+    /// How often it was stored on the secondary that both sides are to be compared as a whole.
+    pub resyncs: u64,
     /// Pending items.
     pub pending: u64,
 }

@@ -117,6 +117,13 @@ pub struct Rescan {
     pub cursor: Cursor,
 }
 
+impl Rescan {
+    /// Whether both were found to be needed at once, whatever was done since.
+    pub fn is_same(&self, other: &Rescan) -> bool {
+        (&self.reason, self.since) == (&other.reason, other.since)
+    }
+}
+
 /// How far a rescan is. Everything before is on the secondary, or pending.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Cursor {
