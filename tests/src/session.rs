@@ -91,6 +91,15 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
+    /// Lets it remove whatever is removed on the primary, for writers that empty the brick.
+    ///
+    /// # Errors
+    /// When a command fails, with what it said.
+    pub fn without_brake(self) -> anyhow::Result<Session<'a>> {
+        self.config("brake-share", "100")?;
+        Ok(self)
+    }
+
     /// Starts it.
     ///
     /// # Errors

@@ -123,8 +123,8 @@ fn nasty() -> anyhow::Result<()> {
     let [a, b, c] = ["a", "b", "c"].map(|name| mounted.root().join(name));
     fs::create_dir(mounted.root().join("outside"))?;
     let deployment = Deployment::new()?;
-    let first = Session::between(&deployment, "first", &a, &b, None)?;
-    let second = Session::between(&deployment, "second", &b, &c, None)?;
+    let first = Session::between(&deployment, "first", &a, &b, None)?.without_brake()?;
+    let second = Session::between(&deployment, "second", &b, &c, None)?.without_brake()?;
     first.start()?;
     second.start()?;
     let options = Options::new(&first.brick, &first.outside);

@@ -27,7 +27,7 @@ fn run(case: &Case, duration: Duration) -> anyhow::Result<()> {
     let mounted = Mounted::new(case.kind, 600)?;
     let deployment = Deployment::new()?;
     let sshd = if case.ssh { Some(Sshd::start_open()?) } else { None };
-    let session = Session::create(&deployment, mounted.root(), mounted.root(), sshd.as_ref())?;
+    let session = Session::create(&deployment, mounted.root(), mounted.root(), sshd.as_ref())?.without_brake()?;
     session.config("sync-engine", case.engine)?;
     session.start()?;
     let options = Options::new(&session.brick, &session.outside);

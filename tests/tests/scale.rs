@@ -48,7 +48,7 @@ impl<'a> Bench<'a> {
     fn start(deployment: &'a Deployment, mounted: &Mounted, sshd: &Sshd) -> anyhow::Result<Bench<'a>> {
         let proxy = Proxy::start(sshd.port())?;
         let through = Some((sshd, proxy.port()));
-        let session = Session::create_through(deployment, mounted.root(), mounted.root(), through)?;
+        let session = Session::create_through(deployment, mounted.root(), mounted.root(), through)?.without_brake()?;
         session.start()?;
         session.settle(LIMIT)?;
         let listings = Listings::watch(mounted.root())?;

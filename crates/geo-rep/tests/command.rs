@@ -183,7 +183,7 @@ fn a_session_goes_through_its_life() {
 fn settings_are_listed_changed_and_refused() {
     let rig = Rig::new();
     rig.works("create @/data @/copy --name s");
-    rig.refuses("config s speed", "there is no option 'speed'; possible are log-level, ");
+    rig.refuses("config s speed", "there is no option 'speed'; possible are brake-count, ");
     rig.refuses("config s speed 9", "there is no option 'speed'");
     rig.refuses("config s !speed", "there is no option 'speed'");
     rig.refuses("config s sync-jobs 9", "a whole number from 1 to 8");

@@ -42,7 +42,7 @@ pub fn measure(ground: &Ground, size: &Size, results: &mut Results) -> anyhow::R
 
 fn ours(ground: &Ground, size: &Size, results: &mut Results) -> anyhow::Result<()> {
     let (near, far, deployment) = (ground.near()?, ground.far()?, Deployment::new()?);
-    let session = Session::create(&deployment, near.path(), far.path(), Some(&ground.sshd))?;
+    let session = Session::create(&deployment, near.path(), far.path(), Some(&ground.sshd))?.without_brake()?;
     prepare(&session.brick, size)?;
     session.start()?;
     settle(&session);
