@@ -91,6 +91,9 @@ impl Deployment {
             command.env("GSYNC_BIN_DIR", programs);
         }
         command.arg("--state-dir").arg(self.state_dir()).arg("--run-dir").arg(self.run_dir());
+        if self.cluster_file().exists() {
+            command.arg("--cluster-file").arg(self.cluster_file());
+        }
         command
     }
 
@@ -133,6 +136,11 @@ impl Deployment {
         }
         let primary = ["gsync-monitor", "gsync-recorder", "gsync-worker"];
         wait::wait_until("the monitor's end", Duration::from_secs(60), || self.processes(&primary).is_empty());
+    }
+
+    /// Once this file exists, monitors are started with it.
+    pub fn cluster_file(&self) -> PathBuf {
+        self.dir.path().join("cluster.toml")
     }
 
     /// Runs a command to its end, whatever comes of it.

@@ -12,6 +12,7 @@
 //! - [`sshd`]: a real sshd with a forced command
 //! - [`proxy`]: counts the bytes on the way to it, and breaks the way
 //! - [`listings`]: who lists directories
+//! - [`etcd`]: a real etcd, with certificates
 //! - [`deployment`]: a primary machine with its state, driven by `geo-rep`
 //! - [`session`]: one session of a deployment
 //! - [`nasty`]: concurrent writers that do everything to a small name space
@@ -19,6 +20,7 @@
 //! - [`stamped`], [`readers`]: files that tell their version, and readers that notice half a file
 
 pub mod deployment;
+pub mod etcd;
 pub mod fidelity;
 pub mod fs;
 pub mod listings;

@@ -8,8 +8,15 @@ use std::time::Duration;
 
 use crate::embedded::Embedded;
 use crate::ids::Epoch;
+use crate::leadership::Standing;
 use crate::memory::Memory;
 use crate::store::{Change, Expected, Store, StoreError};
+
+/// More changes than a watcher may lag behind.
+const MANY: u32 = 300;
+
+/// For what happens by itself.
+const LIMIT: Duration = Duration::from_secs(30);
 
 async fn writes_are_conditional(store: &dyn Store) {
     let first = store.put("a", b"1".to_vec(), Expected::Absent).await.unwrap();
@@ -50,35 +57,92 @@ async fn changes_are_watched(store: &dyn Store) {
     store.delete("w/1", Expected::Any).await.unwrap();
     assert!(matches!(watch.next().await, Some(Change::Put(entry)) if entry.key == "w/1" && entry.value == b"x"));
     assert!(matches!(watch.next().await, Some(Change::Deleted { key, .. }) if key == "w/1"));
-    for i in 0..300 {
-        store.put("w/many", vec![i as u8], Expected::Any).await.unwrap();
+    for i in 0..MANY {
+        store.put("w/many", i.to_le_bytes().to_vec(), Expected::Any).await.unwrap();
     }
-    assert_eq!(watch.next().await, Some(Change::Lost), "a watcher that is too slow is told");
+    // A watcher that is too slow is told; one that is not told misses nothing.
+    let mut next = 0;
+    while next < MANY {
+        match tokio::time::timeout(LIMIT, watch.next()).await.expect("a watch is silent").unwrap() {
+            Change::Lost => return,
+            Change::Put(entry) => assert_eq!(entry.value, next.to_le_bytes()),
+            Change::Deleted { key, .. } => panic!("{key} was not deleted"),
+        }
+        next += 1;
+    }
+}
+
+async fn announcements_end_with_the_process(store: &dyn Store) {
+    let mut watch = store.watch("n/").await.unwrap();
+    store.announce("n/a", b"1".to_vec()).await.unwrap();
+    store.announce("n/a", b"2".to_vec()).await.unwrap();
+    store.announce("n/b", b"3".to_vec()).await.unwrap();
+    store.delete("n/b", Expected::Any).await.unwrap();
+    let values = |entries: Vec<crate::store::Entry>| entries.into_iter().map(|e| e.value).collect::<Vec<_>>();
+    assert_eq!(values(store.list("n/").await.unwrap()), [b"2"]);
+    assert_eq!(store.get("n/a").await.unwrap().unwrap().value, b"2");
+    for want in [Some(&b"1"[..]), Some(b"2"), Some(b"3"), None] {
+        match (watch.next().await, want) {
+            (Some(Change::Put(entry)), Some(want)) => assert_eq!(entry.value, want),
+            (Some(Change::Deleted { key, .. }), None) => assert_eq!(key, "n/b"),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn closing_gives_everything_up(store: &dyn Store) {
+    store.announce("n/a", b"1".to_vec()).await.unwrap();
+    let mut watch = store.watch("n/").await.unwrap();
+    let mut lead = store.campaign("end", "a").await.unwrap();
+    assert_eq!(lead.standing(), Standing::Held);
+    store.close().await.unwrap();
+    assert_eq!(tokio::time::timeout(LIMIT, lead.changed()).await.unwrap(), Standing::Lost);
+    loop {
+        match tokio::time::timeout(LIMIT, watch.next()).await.unwrap() {
+            Some(Change::Put(entry)) => assert_eq!(entry.value, b"1"),
+            Some(Change::Deleted { .. }) | None => break,
+            Some(Change::Lost) => panic!("nothing was lost"),
+        }
+    }
+}
+
+async fn a_campaign_that_is_given_up_never_wins(store: &dyn Store) {
+    let leads = store.campaign("g", "a").await.unwrap();
+    let waits = tokio::time::timeout(Duration::from_millis(300), store.campaign("g", "b"));
+    assert!(waits.await.is_err(), "nobody wins while another one leads");
+    store.resign("g", leads.epoch()).await.unwrap();
+    let other = tokio::time::timeout(LIMIT, store.campaign("g", "c")).await.expect("somebody who left leads").unwrap();
+    assert!(other.epoch() > leads.epoch());
 }
 
 async fn one_candidate_leads(store: Arc<dyn Store>) {
     let first = store.campaign("e", "a").await.unwrap();
     let second = store.campaign("e", "a").await.unwrap();
-    assert!(second > first, "a new election has a new epoch");
+    assert!(second.epoch() > first.epoch(), "a new election has a new epoch");
+    assert_eq!((first.standing(), second.standing()), (Standing::Lost, Standing::Held));
     let other = Arc::clone(&store);
     let mut waiting = tokio::spawn(async move { other.campaign("e", "b").await.unwrap() });
     let early = tokio::time::timeout(Duration::from_millis(50), &mut waiting).await;
     assert!(early.is_err(), "nobody wins while another one leads");
-    store.resign("e", first).await.unwrap();
+    store.resign("e", first.epoch()).await.unwrap();
     assert_eq!(store.leader("e").await.unwrap().unwrap().candidate, "a", "an old epoch resigns nothing");
-    store.resign("e", second).await.unwrap();
-    let third = tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
-    assert!(third > second);
+    store.resign("e", second.epoch()).await.unwrap();
+    let third = tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap();
+    assert!(third.epoch() > second.epoch());
+    assert_eq!((second.standing(), third.standing()), (Standing::Lost, Standing::Held));
     let leader = store.leader("e").await.unwrap().unwrap();
-    assert_eq!((leader.candidate.as_str(), leader.epoch), ("b", third));
-    assert!(store.campaign("f", "a").await.unwrap() >= Epoch(1), "elections are independent");
+    assert_eq!((leader.candidate.as_str(), leader.epoch), ("b", third.epoch()));
+    assert!(store.campaign("f", "a").await.unwrap().epoch() >= Epoch(1), "elections are independent");
 }
 
-async fn whole_contract(store: Arc<dyn Store>) {
+pub(crate) async fn whole_contract(store: Arc<dyn Store>) {
     writes_are_conditional(store.as_ref()).await;
     keys_are_listed_by_prefix(store.as_ref()).await;
     changes_are_watched(store.as_ref()).await;
-    one_candidate_leads(store).await;
+    announcements_end_with_the_process(store.as_ref()).await;
+    one_candidate_leads(Arc::clone(&store)).await;
+    a_campaign_that_is_given_up_never_wins(store.as_ref()).await;
+    closing_gives_everything_up(store.as_ref()).await;
 }
 
 #[tokio::test]
@@ -134,7 +198,7 @@ async fn child_that_writes() {
     let store = Embedded::open(Path::new(&path)).unwrap();
     for i in 0u64.. {
         store.put("cursor", i.to_le_bytes().to_vec(), Expected::Any).await.unwrap();
-        let epoch = store.campaign("e", "a").await.unwrap();
+        let epoch = store.campaign("e", "a").await.unwrap().epoch();
         println!("done {i} {epoch}");
     }
 }
@@ -163,7 +227,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         let cursor = store.get("cursor").await.unwrap().unwrap();
         let cursor = u64::from_le_bytes(cursor.value.try_into().unwrap());
         assert!(cursor >= acknowledged.0, "{cursor} was read back, {} was acknowledged", acknowledged.0);
-        assert!(store.campaign("e", "b").await.unwrap() > acknowledged.1);
+        assert!(store.campaign("e", "b").await.unwrap().epoch() > acknowledged.1);
         newest = (cursor, acknowledged.1);
     }
 }

@@ -4,18 +4,20 @@
 //! here is followed by an fsync of sled's file `db`, and the files and directories are made durable once at creation.
 //!
 //! One tree: `k/<key>` has the revision (8 bytes, little endian) and the value, `e/<election>` the last epoch, `summary`
-//! what there should be. A write changes an entry and the summary in one batch. The file `complete` appears when the
+//! what there should be. What is announced is only in memory. A write changes an entry and the summary in one batch. The file `complete` appears when the
 //! first summary is durable: a store that has the file and no summary is damaged, not new.
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::feed::{Elections, Feed};
 use crate::ids::Epoch;
+use crate::leadership::Leadership;
 use crate::store::{Change, Entry, Expected, Leader, Store, StoreError, StoreFuture, Watch, check_limits};
 use crate::summary::Summary;
 
@@ -39,6 +41,8 @@ struct Inner {
     file: File,
     /// What the store holds; locked for a write, so that writes are decided one after the other.
     summary: Mutex<Summary>,
+    /// What was announced: it lasts as long as this process.
+    announced: Mutex<BTreeMap<String, Entry>>,
     /// Set when a write could not be made durable.
     failed: AtomicBool,
     feed: Feed,
@@ -70,6 +74,7 @@ impl Embedded {
             db,
             file,
             summary: Mutex::new(summary),
+            announced: Mutex::default(),
             failed: AtomicBool::new(false),
             feed: Feed::new(),
             elections: Elections::default(),
@@ -99,6 +104,9 @@ impl Inner {
 
     fn read(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         self.check_failed()?;
+        if let Some(entry) = self.announced().get(key) {
+            return Ok(Some(entry.clone()));
+        }
         let found = self.db.get(stored_key(key)).map_err(|error| damaged(&self.path, &error))?;
         found.map(|bytes| self.entry(key.into(), &bytes)).transpose()
     }
@@ -111,7 +119,14 @@ impl Inner {
             let key = std::str::from_utf8(&key[KEY_PREFIX.len()..]).map_err(|error| damaged(&self.path, &error))?;
             entries.push(self.entry(key.into(), &bytes)?);
         }
+        let announced = self.announced();
+        entries.extend(announced.values().filter(|entry| entry.key.starts_with(prefix)).cloned());
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(entries)
+    }
+
+    fn announced(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entry(&self, key: String, bytes: &[u8]) -> Result<Entry, StoreError> {
@@ -161,11 +176,29 @@ impl Inner {
 
     fn delete(&self, summary: &mut Summary, key: &str, expected: Expected) -> Result<u64, StoreError> {
         self.check(key, expected)?;
-        if self.read(key)?.is_some() {
+        if self.announced().remove(key).is_some() {
+            summary.revision += 1;
+            self.feed.publish(Change::Deleted { key: key.into(), revision: summary.revision });
+        } else if self.read(key)?.is_some() {
             self.commit(summary, &stored_key(key), None)?;
             self.feed.publish(Change::Deleted { key: key.into(), revision: summary.revision });
         }
         Ok(summary.revision)
+    }
+
+    /// A revision that is not stored: who remembers it ends with this process.
+    fn announce(&self, summary: &mut Summary, key: String, value: Vec<u8>) {
+        summary.revision += 1;
+        let entry = Entry { key, value, revision: summary.revision };
+        self.announced().insert(entry.key.clone(), entry.clone());
+        self.feed.publish(Change::Put(entry));
+    }
+
+    fn withdraw_all(&self, summary: &mut Summary) {
+        for (key, _) in std::mem::take(&mut *self.announced()) {
+            summary.revision += 1;
+            self.feed.publish(Change::Deleted { key, revision: summary.revision });
+        }
     }
 
     fn next_epoch(&self, summary: &mut Summary, election: &str) -> Result<Epoch, StoreError> {
@@ -206,12 +239,24 @@ impl Store for Embedded {
         Box::pin(self.write(move |inner, summary| inner.delete(summary, &key, expected)))
     }
 
+    fn announce(&self, key: &str, value: Vec<u8>) -> StoreFuture<'_, ()> {
+        let key = key.to_owned();
+        Box::pin(async move {
+            check_limits(&key, &value)?;
+            let announce = move |inner: &Inner, summary: &mut Summary| {
+                inner.announce(summary, key, value);
+                Ok(())
+            };
+            self.write(announce).await
+        })
+    }
+
     fn watch(&self, prefix: &str) -> StoreFuture<'_, Watch> {
         let watch = Watch { prefix: prefix.into(), changes: self.0.feed.subscribe() };
         Box::pin(async move { Ok(watch) })
     }
 
-    fn campaign(&self, election: &str, candidate: &str) -> StoreFuture<'_, Epoch> {
+    fn campaign(&self, election: &str, candidate: &str) -> StoreFuture<'_, Leadership> {
         let (election, candidate) = (election.to_owned(), candidate.to_owned());
         Box::pin(async move {
             check_limits(&election, &[])?;
@@ -229,6 +274,15 @@ impl Store for Embedded {
     fn leader(&self, election: &str) -> StoreFuture<'_, Option<Leader>> {
         let leader = self.0.elections.leader(election);
         Box::pin(async move { Ok(leader) })
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.0.elections.clear();
+        let withdraw = |inner: &Inner, summary: &mut Summary| {
+            inner.withdraw_all(summary);
+            Ok(())
+        };
+        Box::pin(self.write(withdraw))
     }
 }
 

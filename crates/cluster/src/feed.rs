@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::ids::Epoch;
+use crate::leadership::{Leadership, Proof};
 use crate::store::{Change, Leader};
 
 /// Changes kept for a watcher that does not fetch them; beyond, it gets [`Change::Lost`].
@@ -23,6 +24,15 @@ impl Feed {
     pub(crate) fn publish(&self, change: Change) {
         // An error only says that nobody watches.
         let _ = self.0.send(change);
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.receiver_count() > 0
+    }
+
+    /// Waits until nobody watches any more.
+    pub(crate) async fn unwatched(&self) {
+        self.0.closed().await;
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {
@@ -47,10 +57,24 @@ impl Subscription {
 /// Stands for the epoch of an election that is reserved; the first real one is 1.
 const RESERVED: Epoch = Epoch(0);
 
+#[derive(Debug)]
+struct Leading {
+    leader: Leader,
+    /// Dropped with the lead, so that its holder knows.
+    proof: watch::Sender<Proof>,
+}
+
+impl Leading {
+    fn new(candidate: &str, epoch: Epoch) -> Leading {
+        let leader = Leader { candidate: candidate.into(), epoch };
+        Leading { leader, proof: watch::Sender::new(Proof::Always) }
+    }
+}
+
 /// Who leads, in one process: a leader is lost when the process ends, and nobody else could have taken over.
 #[derive(Debug, Default)]
 pub(crate) struct Elections {
-    leaders: Mutex<HashMap<String, Leader>>,
+    leaders: Mutex<HashMap<String, Leading>>,
     changed: Notify,
 }
 
@@ -68,28 +92,35 @@ impl Elections {
 
     pub(crate) fn resign(&self, election: &str, epoch: Epoch) {
         let mut leaders = self.lock();
-        if leaders.get(election).is_some_and(|leader| leader.epoch == epoch) {
+        if leaders.get(election).is_some_and(|leading| leading.leader.epoch == epoch) {
             leaders.remove(election);
             self.changed.notify_waiters();
         }
     }
 
     pub(crate) fn leader(&self, election: &str) -> Option<Leader> {
-        self.lock().get(election).filter(|leader| leader.epoch != RESERVED).cloned()
+        let leaders = self.lock();
+        leaders.get(election).map(|leading| &leading.leader).filter(|leader| leader.epoch != RESERVED).cloned()
+    }
+
+    /// Ends every lead.
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+        self.changed.notify_waiters();
     }
 
     fn claim(&self, election: &str, candidate: &str) -> bool {
         let mut leaders = self.lock();
         match leaders.get(election) {
-            Some(leader) => leader.candidate == candidate,
+            Some(leading) => leading.leader.candidate == candidate,
             None => {
-                leaders.insert(election.into(), Leader { candidate: candidate.into(), epoch: RESERVED });
+                leaders.insert(election.into(), Leading::new(candidate, RESERVED));
                 true
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Leader>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Leading>> {
         self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,10 +134,11 @@ pub(crate) struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    pub(crate) fn win(self, epoch: Epoch) -> Epoch {
-        let leader = Leader { candidate: self.candidate.clone(), epoch };
-        self.elections.lock().insert(self.election.clone(), leader);
-        epoch
+    pub(crate) fn win(self, epoch: Epoch) -> Leadership {
+        let leading = Leading::new(&self.candidate, epoch);
+        let leadership = Leadership::new(epoch, leading.proof.subscribe());
+        self.elections.lock().insert(self.election.clone(), leading);
+        leadership
     }
 }
 

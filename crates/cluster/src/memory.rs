@@ -1,10 +1,11 @@
 //! The store in memory, for tests.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use crate::feed::{Elections, Feed};
 use crate::ids::Epoch;
+use crate::leadership::Leadership;
 use crate::store::{Change, Entry, Expected, Leader, Store, StoreError, StoreFuture, Watch, check_limits};
 
 /// A [`Store`] that lives as long as its process.
@@ -18,6 +19,7 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct Inner {
     keys: BTreeMap<String, (u64, Vec<u8>)>,
+    announced: BTreeSet<String>,
     epochs: HashMap<String, u64>,
     revision: u64,
 }
@@ -38,6 +40,22 @@ impl Inner {
     fn check(&self, key: &str, expected: Expected) -> Result<(), StoreError> {
         let revision = self.keys.get(key).map(|(revision, _)| *revision);
         if expected.holds(revision) { Ok(()) } else { Err(StoreError::Conflict { key: key.into() }) }
+    }
+
+    fn put(&mut self, feed: &Feed, key: String, value: Vec<u8>) -> u64 {
+        self.revision += 1;
+        self.keys.insert(key.clone(), (self.revision, value.clone()));
+        feed.publish(Change::Put(Entry { key, value, revision: self.revision }));
+        self.revision
+    }
+
+    fn delete(&mut self, feed: &Feed, key: String) -> u64 {
+        self.announced.remove(&key);
+        if self.keys.remove(&key).is_some() {
+            self.revision += 1;
+            feed.publish(Change::Deleted { key, revision: self.revision });
+        }
+        self.revision
     }
 }
 
@@ -66,11 +84,7 @@ impl Store for Memory {
             check_limits(&key, &value)?;
             let mut inner = self.lock();
             inner.check(&key, expected)?;
-            inner.revision += 1;
-            let revision = inner.revision;
-            inner.keys.insert(key.clone(), (revision, value.clone()));
-            self.feed.publish(Change::Put(Entry { key, value, revision }));
-            Ok(revision)
+            Ok(inner.put(&self.feed, key, value))
         })
     }
 
@@ -79,11 +93,18 @@ impl Store for Memory {
         Box::pin(async move {
             let mut inner = self.lock();
             inner.check(&key, expected)?;
-            if inner.keys.remove(&key).is_some() {
-                inner.revision += 1;
-                self.feed.publish(Change::Deleted { key, revision: inner.revision });
-            }
-            Ok(inner.revision)
+            Ok(inner.delete(&self.feed, key))
+        })
+    }
+
+    fn announce(&self, key: &str, value: Vec<u8>) -> StoreFuture<'_, ()> {
+        let key = key.to_owned();
+        Box::pin(async move {
+            check_limits(&key, &value)?;
+            let mut inner = self.lock();
+            inner.announced.insert(key.clone());
+            inner.put(&self.feed, key, value);
+            Ok(())
         })
     }
 
@@ -92,7 +113,7 @@ impl Store for Memory {
         Box::pin(async move { Ok(watch) })
     }
 
-    fn campaign(&self, election: &str, candidate: &str) -> StoreFuture<'_, Epoch> {
+    fn campaign(&self, election: &str, candidate: &str) -> StoreFuture<'_, Leadership> {
         let (election, candidate) = (election.to_owned(), candidate.to_owned());
         Box::pin(async move {
             let reservation = self.elections.reserve(&election, &candidate).await;
@@ -111,5 +132,14 @@ impl Store for Memory {
     fn leader(&self, election: &str) -> StoreFuture<'_, Option<Leader>> {
         let leader = self.elections.leader(election);
         Box::pin(async move { Ok(leader) })
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.elections.clear();
+        let mut inner = self.lock();
+        for key in std::mem::take(&mut inner.announced) {
+            inner.delete(&self.feed, key);
+        }
+        Box::pin(async { Ok(()) })
     }
 }

@@ -6,15 +6,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ids::{BrickId, Epoch, SessionId};
+use crate::leadership::Leadership;
 use crate::session::Session;
 use crate::store::{Entry, Expected, Store, StoreError, Watch};
 use crate::volume::Volume;
 
-/// Everything is below this prefix, so that several users can share an etcd.
-const PREFIX: &str = "gsync/";
+/// What operators declare is below this prefix, apart from what nodes announce.
+const PREFIX: &str = "declared/";
 
 /// Marks are below this prefix: nobody watches them.
-const MARKS: &str = "gsync-marks/";
+const MARKS: &str = "marks/";
 
 /// How often a change is tried again because somebody else was faster.
 const ATTEMPTS: u32 = 16;
@@ -187,7 +188,7 @@ impl Registry {
         session: SessionId,
         replica_set: u32,
         candidate: &str,
-    ) -> Result<Epoch, RegistryError> {
+    ) -> Result<Leadership, RegistryError> {
         Ok(self.store.campaign(&election(session, replica_set), candidate).await?)
     }
 
@@ -197,6 +198,14 @@ impl Registry {
     /// [`RegistryError::Store`].
     pub async fn resign(&self, session: SessionId, replica_set: u32, epoch: Epoch) -> Result<(), RegistryError> {
         Ok(self.store.resign(&election(session, replica_set), epoch).await?)
+    }
+
+    /// Gives up all roles and ends; see [`Store::close`].
+    ///
+    /// # Errors
+    /// [`RegistryError::Store`].
+    pub async fn close(&self) -> Result<(), RegistryError> {
+        Ok(self.store.close().await?)
     }
 
     async fn create<T: Serialize>(

@@ -8,6 +8,7 @@ use std::pin::Pin;
 
 use crate::feed::Subscription;
 use crate::ids::Epoch;
+use crate::leadership::Leadership;
 
 /// The longest key in bytes; also what an etcd key of ours never reaches.
 pub const KEY_MAX: usize = 512;
@@ -22,12 +23,14 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///
 /// Contract, which `contract.rs` tests for each implementation:
 /// - A write that returned `Ok` is durable: it survives a power cut. A write that failed with
-///   [`StoreError::Conflict`] or [`StoreError::Limit`] changed nothing. After any other error it is not known whether
-///   it happened; read before trying again.
+///   [`StoreError::Conflict`], [`StoreError::Limit`] or [`StoreError::Refused`] changed nothing. After any other error
+///   it is not known whether it happened; read before trying again.
 /// - Each write gets a revision that is higher than that of every earlier write of the whole store.
 /// - Reads see every write that returned before the read began.
 /// - All operations may be called at the same time, from any number of callers; conditional writes of one key are
 ///   decided one after the other.
+/// - A call that is given up by dropping its future may or may not take effect. A campaign that is given up is: it
+///   never wins later.
 pub trait Store: Send + Sync + fmt::Debug {
     /// Reads a key.
     fn get(&self, key: &str) -> StoreFuture<'_, Option<Entry>>;
@@ -42,19 +45,30 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// revision of the store after it.
     fn delete(&self, key: &str, expected: Expected) -> StoreFuture<'_, u64>;
 
-    /// Reports every later change of a key that begins with `prefix`, in order.
+    /// Writes a key that lasts only as long as this process is known to live: it is gone after [`Store::close`], after
+    /// the process has ended, or a while after it was cut off; then it comes back by itself. Not durable. Never use a
+    /// key for both this and [`Store::put`].
+    fn announce(&self, key: &str, value: Vec<u8>) -> StoreFuture<'_, ()>;
+
+    /// Reports every change of a key that begins with `prefix` and is made after this returned, in order. What was
+    /// written before that and after an earlier read may be reported too.
     fn watch(&self, prefix: &str) -> StoreFuture<'_, Watch>;
 
     /// Returns when `candidate` leads `election`, with an epoch that is higher than every one returned for this
     /// election before, restarts of all nodes included. A candidate that leads already is elected anew, at once, with
-    /// a new epoch; another one waits until the leader resigns or is lost.
-    fn campaign(&self, election: &str, candidate: &str) -> StoreFuture<'_, Epoch>;
+    /// a new epoch, and its older [`Leadership`] is lost; another one waits until the leader resigns or is lost. No
+    /// name of an election may be another one's followed by `/`; a candidate is a name as in [`crate::ids::is_name`].
+    fn campaign(&self, election: &str, candidate: &str) -> StoreFuture<'_, Leadership>;
 
-    /// Gives up the leadership won with `epoch`; nothing happens if it is not held any more.
+    /// Gives up the lead won with `epoch`; nothing happens if it is not held any more. After an error it is given up
+    /// as soon as the store can be reached.
     fn resign(&self, election: &str, epoch: Epoch) -> StoreFuture<'_, ()>;
 
     /// Who leads an election now.
     fn leader(&self, election: &str) -> StoreFuture<'_, Option<Leader>>;
+
+    /// Gives up every lead and takes back everything that was announced. Nothing may be asked afterwards.
+    fn close(&self) -> StoreFuture<'_, ()>;
 }
 
 /// A key with its value.
@@ -177,6 +191,18 @@ pub enum StoreError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// A store on other machines does not answer. Retry; the text says what to look at.
+    #[error("cannot reach etcd: {reason}")]
+    Unreachable {
+        /// For each address why, and what to look at.
+        reason: String,
+    },
+    /// A store on other machines does not let us do it. An operator has to mend it.
+    #[error("etcd refused it: {reason}")]
+    Refused {
+        /// Why, and what to look at.
+        reason: String,
     },
     /// The store was closed, or failed before. Open it again.
     #[error("the store is closed")]

@@ -29,6 +29,9 @@ pub struct Global {
     /// Where sockets are
     #[arg(long, global = true, env = "GSYNC_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
+    /// File that tells how to reach etcd [default: /etc/gsync/cluster.toml, where there is one]
+    #[arg(long, global = true, env = "GSYNC_CLUSTER_FILE")]
+    pub cluster_file: Option<PathBuf>,
     /// Where the other programs are [default: beside this one, then PATH]
     #[arg(long, global = true, hide = true, env = "GSYNC_BIN_DIR")]
     pub bin_dir: Option<PathBuf>,

@@ -35,6 +35,7 @@ pub struct Monitor {
     /// Where programs are.
     pub programs: Programs,
     bin_dir: Option<PathBuf>,
+    cluster_file: Option<PathBuf>,
 }
 
 impl Monitor {
@@ -47,12 +48,13 @@ impl Monitor {
             run: RunDir::new(absolute(&global.run_dir)),
             programs: bin_dir.clone().map_or_else(Programs::beside_this, Programs::in_dir),
             bin_dir,
+            cluster_file: global.cluster_file.as_deref().map(absolute),
         }
     }
 
-    /// Whether there is, or ever was, a monitor with sessions here.
+    /// Whether there is, or ever was, a monitor here.
     pub fn was_ever_used(&self) -> bool {
-        self.state.store().exists()
+        self.state.node().exists()
     }
 
     /// Connects; starts the monitor if it does not run.
@@ -122,6 +124,9 @@ impl Monitor {
         command.arg("--background").arg("--state-dir").arg(self.state.path()).arg("--run-dir").arg(self.run.path());
         if let Some(dir) = &self.bin_dir {
             command.arg("--bin-dir").arg(dir);
+        }
+        if let Some(file) = &self.cluster_file {
+            command.arg("--cluster-file").arg(file);
         }
         command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.spawn().with_context(|| format!("cannot start {}", program.display()))

@@ -141,7 +141,7 @@ impl Tools {
     async fn start_worker(&self, key: WorkerKey, spec: WorkerSpec, reports: &mpsc::UnboundedSender<Report>) {
         let unit = Unit::Worker(key);
         let epoch = match self.registry.campaign(key.session, spec.replica_set, &self.node).await {
-            Ok(epoch) => epoch,
+            Ok(leadership) => leadership.epoch(),
             Err(error) => {
                 let error = format!("no epoch could be had: {error}");
                 return send(reports, Event::StartFailed { unit, error });

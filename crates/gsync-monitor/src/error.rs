@@ -16,6 +16,30 @@ pub enum MonitorError {
     /// The store cannot be opened or failed.
     #[error(transparent)]
     Store(#[from] cluster::StoreError),
+    /// What tells how to reach etcd cannot be used.
+    #[error(transparent)]
+    ClusterFile(#[from] cluster::cluster_file::ClusterFileError),
+    /// There is a cluster file, and sessions are declared in the embedded store.
+    #[error(
+        "{} has sessions, and {} says that they are in etcd; delete them without it, or move the store away",
+        store.display(),
+        cluster_file.display()
+    )]
+    Embedded {
+        /// The embedded store.
+        store: PathBuf,
+        /// The cluster file.
+        cluster_file: PathBuf,
+    },
+    /// There is no cluster file, and the last monitor used one.
+    #[error(
+        "this node's sessions are in etcd, and there is no cluster file; give it, or remove {} to begin without",
+        lease.display()
+    )]
+    NoClusterFile {
+        /// What the last monitor left.
+        lease: PathBuf,
+    },
     /// What is declared cannot be read.
     #[error(transparent)]
     Registry(#[from] cluster::RegistryError),

@@ -1,7 +1,8 @@
-//! One per node: owns the store, keeps the processes of its bricks running, answers the operator's command.
+//! One per node: opens the store, keeps the processes of its bricks running, answers the operator's command.
 //!
 //! Layout, in the order in which a session meets it
 //! - [`paths`]: files below the state directory and the run directory
+//! - [`store`]: which store this node has; [`declarations`]: what is declared there, and when it changes
 //! - [`api`], [`client`]: what the command asks, and how
 //! - [`server`], [`service`]: answering, changing what is declared
 //! - [`want`]: what should run on this node, from what is declared
@@ -20,6 +21,7 @@ pub mod api;
 pub mod backoff;
 mod claims;
 pub mod client;
+pub mod declarations;
 pub mod effects;
 pub mod error;
 pub mod event;
@@ -33,6 +35,7 @@ pub mod server;
 pub mod service;
 mod settle;
 pub mod status;
+pub mod store;
 mod sys;
 pub mod unit;
 pub mod want;

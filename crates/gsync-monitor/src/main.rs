@@ -27,6 +27,9 @@ struct Arguments {
     /// Where gsync-recorder, gsync-worker and gsync-agent are [default: beside this program, then PATH]
     #[arg(long, env = "GSYNC_BIN_DIR")]
     bin_dir: Option<PathBuf>,
+    /// File that tells how to reach etcd [default: /etc/gsync/cluster.toml, where there is one]
+    #[arg(long, env = "GSYNC_CLUSTER_FILE")]
+    cluster_file: Option<PathBuf>,
     /// Least severe messages that are logged: error, warn, info or debug
     #[arg(long, default_value = "info")]
     log_level: String,
@@ -44,8 +47,10 @@ fn main() -> ExitCode {
         // It fails for the leader of a process group, which has left the terminal already or was started by hand.
         let _ = rustix::process::setsid();
     }
+    let state = StateDir::new(arguments.state_dir);
     let config = MonitorConfig {
-        state: StateDir::new(arguments.state_dir),
+        cluster_file: state.cluster_file(arguments.cluster_file),
+        state,
         run: RunDir::new(arguments.run_dir),
         programs: arguments.bin_dir.map_or_else(Programs::beside_this, Programs::in_dir),
         log_level: level,

@@ -10,6 +10,9 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/gsync";
 /// Where sockets and process ids are unless told otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/gsync";
 
+/// Tells how to reach etcd, if it exists.
+pub const DEFAULT_CLUSTER_FILE: &str = "/etc/gsync/cluster.toml";
+
 /// The longest run directory in bytes: a Unix socket's path has at most 107, and ssh appends a suffix of its own to that
 /// of its control socket below.
 pub const RUN_DIR_MAX: usize = 60;
@@ -42,6 +45,18 @@ impl StateDir {
     /// The embedded store.
     pub fn store(&self) -> PathBuf {
         self.0.join("store")
+    }
+
+    /// The lease of the monitor in etcd; says that the sessions are there.
+    pub fn etcd_lease(&self) -> PathBuf {
+        self.0.join("etcd-lease")
+    }
+
+    /// The cluster file to be heeded: the one that is given; otherwise the system's, which is only meant for the
+    /// system's state directory, so that a trial beside it has nothing to do with the cluster.
+    pub fn cluster_file(&self, given: Option<PathBuf>) -> Option<PathBuf> {
+        let default = || Path::new(DEFAULT_CLUSTER_FILE);
+        given.or_else(|| (self.0 == Path::new(DEFAULT_STATE_DIR) && default().exists()).then(|| default().into()))
     }
 
     /// Index and journal of a brick.

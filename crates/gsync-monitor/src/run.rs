@@ -3,16 +3,18 @@
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::{Embedded, LogLevel, Registry, RegistryError};
+use cluster::LogLevel;
+use cluster::registry::Declared;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims;
+use crate::declarations::{self, News};
 use crate::effects::{Executor, Tools};
 use crate::error::MonitorError;
 use crate::event::{Event, Millis};
@@ -21,10 +23,14 @@ use crate::paths::{RUN_DIR_MAX, RunDir, StateDir};
 use crate::programs::Programs;
 use crate::server;
 use crate::service::Service;
+use crate::store;
 use crate::want::{Node, Want};
 
 /// How often the bricks' directories are looked at: notices one that was mounted or unmounted.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// News of what is declared that may wait.
+const NEWS_QUEUE: usize = 4;
 
 /// Requests to look at the store at once that may wait.
 const REFRESH_QUEUE: usize = 64;
@@ -36,6 +42,8 @@ pub struct MonitorConfig {
     pub state: StateDir,
     /// Sockets and process ids.
     pub run: RunDir,
+    /// Tells how to reach etcd; without it, the store is in the state directory.
+    pub cluster_file: Option<PathBuf>,
     /// Where programs are.
     pub programs: Programs,
     /// How much recorders log.
@@ -63,7 +71,7 @@ impl Clock {
 pub async fn run(config: MonitorConfig, shutdown: CancellationToken) -> Result<(), MonitorError> {
     let _locks = prepare(&config)?;
     let node = node_name(&config.state)?;
-    let registry = Registry::new(Arc::new(Embedded::open(&config.state.store())?));
+    let registry = store::open(&config.state, config.cluster_file.as_deref(), &node).await?;
     let socket = config.run.monitor_socket();
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(MonitorError::io("bind", &socket))?;
@@ -84,9 +92,15 @@ pub async fn run(config: MonitorConfig, shutdown: CancellationToken) -> Result<(
     let service = Arc::new(Service::new(Arc::clone(&tools), machine, refresh, clock));
     let serving = tokio::spawn(server::serve(listener, service));
     tracing::info!(node = tools.node, state = %tools.state.path().display(), "the monitor runs");
-    let result = keep(&tools, &publish, refreshes, clock, shutdown).await;
+    let (sender, news) = mpsc::channel(NEWS_QUEUE);
+    let following = tokio::spawn(declarations::follow(tools.registry.clone(), refreshes, sender));
+    let result = keep(&tools, &publish, news, clock, shutdown).await;
     serving.abort();
     claiming.abort();
+    following.abort();
+    if let Err(error) = tools.registry.close().await {
+        tracing::warn!(%error, "roles end only when the lease does");
+    }
     let _ = fs::remove_file(socket);
     tracing::info!("the monitor ends");
     result
@@ -96,14 +110,14 @@ pub async fn run(config: MonitorConfig, shutdown: CancellationToken) -> Result<(
 async fn keep(
     tools: &Arc<Tools>,
     publish: &watch::Sender<Arc<Machine>>,
-    mut refreshes: mpsc::Receiver<oneshot::Sender<()>>,
+    mut news: mpsc::Receiver<News>,
     clock: Clock,
     shutdown: CancellationToken,
 ) -> Result<(), MonitorError> {
     let mut machine = Machine::clone(&publish.borrow());
     let (sender, mut reports) = mpsc::unbounded_channel();
     let mut executor = Executor::new(Arc::clone(tools), sender);
-    let mut changes = tools.registry.watch().await?;
+    let mut declared = Declared::default();
     let mut probe = tokio::time::interval(PROBE_EVERY);
     let mut ending = false;
     let mut waiting: Option<oneshot::Sender<()>> = None;
@@ -116,12 +130,11 @@ async fn keep(
                 Event::Shutdown
             }
             Some(report) = reports.recv() => executor.note(report),
-            Some(asker) = refreshes.recv() => {
-                waiting = Some(asker);
-                Event::Want(want(tools).await?)
+            Some(news) = news.recv() => {
+                (declared, waiting) = news?;
+                Event::Want(want(tools, &declared))
             }
-            Some(_) = changes.next() => Event::Want(want(tools).await?),
-            _ = probe.tick() => Event::Want(want(tools).await?),
+            _ = probe.tick() => Event::Want(want(tools, &declared)),
             () = tokio::time::sleep(next) => Event::Tick,
         };
         let effects = machine.apply(clock.now(), event);
@@ -139,10 +152,9 @@ async fn keep(
 }
 
 /// What should run, by what is declared and mounted now.
-async fn want(tools: &Arc<Tools>) -> Result<Want, RegistryError> {
-    let declared = tools.registry.declared().await?;
+fn want(tools: &Tools, declared: &Declared) -> Want {
     let node = Node { name: &tools.node, state: &tools.state, programs: &tools.programs };
-    Ok(Want::derive(&declared, &node, device))
+    Want::derive(declared, &node, device)
 }
 
 fn device(path: &Path) -> Result<u64, String> {
