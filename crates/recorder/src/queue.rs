@@ -53,6 +53,14 @@ pub struct Progress {
     pub wanted: Option<u64>,
 }
 
+impl Progress {
+    /// Whether the ring needs that a brick which is durable up to `saved` is made durable again.
+    pub fn is_pressed(&self, saved: u64) -> bool {
+        // A brick begins at the head of the ring; events that were read before and not looked at lie behind it.
+        self.wanted.is_some_and(|wanted| self.position.saturating_sub(saved) >= wanted)
+    }
+}
+
 /// What a drain came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drained {
@@ -244,4 +252,19 @@ pub fn discard(group: BorrowedFd<'_>, ring: &Ring) {
 
 fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_ring_presses_for_what_it_gains() {
+        let at = |position, wanted| Progress { position, wanted, ..Progress::default() };
+        assert!(!at(100, None).is_pressed(0));
+        assert!(!at(100, Some(50)).is_pressed(51));
+        assert!(at(100, Some(50)).is_pressed(50));
+        // Saved at the head when it was attached, and told of older events then.
+        assert!(!at(100, Some(50)).is_pressed(120));
+    }
 }

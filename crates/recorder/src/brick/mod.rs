@@ -244,10 +244,7 @@ impl Brick {
         self.pay_owed(false)?;
         self.journal.roll_if_due()?;
         self.compact_step();
-        // A brick that is crawled from its attachment on is still told of older events that other bricks need.
-        let gain = self.progress.position.saturating_sub(self.saved);
-        let is_pressed = self.progress.wanted.is_some_and(|wanted| gain >= wanted);
-        if is_pressed || (self.undurable && self.durable.elapsed() >= DURABLE_EVERY) {
+        if self.progress.is_pressed(self.saved) || (self.undurable && self.durable.elapsed() >= DURABLE_EVERY) {
             self.make_durable()?;
         }
         if self.heartbeat.elapsed() >= HEARTBEAT_EVERY {
