@@ -4,8 +4,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::writers::mess;
-use common::{FileSystem, Model, Recorder, seed};
+use common::writers::{mess, mess_until};
+use common::{FileSystem, Model, Recorder, check, seed};
 
 #[test]
 fn killed_under_load() {
@@ -23,16 +23,7 @@ fn killed_under_load() {
             recorder.attach(&brick, &state);
             let until = Instant::now() + Duration::from_millis(random.u64(..700));
             std::thread::scope(|scope| {
-                for thread in 0..3u64 {
-                    let (brick, outside) = (&brick, &outside);
-                    scope.spawn(move || {
-                        let mut number = 0;
-                        while Instant::now() < until {
-                            mess(brick, outside, 20, seed ^ round << 20 ^ thread << 10 ^ number);
-                            number += 1;
-                        }
-                    });
-                }
+                scope.spawn(|| mess_until(&brick, &outside, until, seed ^ round << 20));
                 scope.spawn(|| {
                     std::thread::sleep(until.saturating_duration_since(Instant::now()) / 2);
                     recorder.kill();
@@ -42,11 +33,7 @@ fn killed_under_load() {
             model.read(&state.join("changelogs"));
         }
         let recorder = Recorder::start(&[]);
-        let mut client = recorder.follow(&brick, &state);
-        client.barrier();
-        model.read(&client.journal);
-        model.assert_equals_disk(&brick);
-        model.assert_data_announced(&brick);
+        check(&mut model, &mut recorder.follow(&brick, &state), &brick);
         recorder.stop();
         model.read(&state.join("changelogs"));
         common::model::assert_index_fresh(&state.join("index.redb"), &brick, &model);

@@ -4,7 +4,7 @@ mod common;
 
 use common::model::assert_index_fresh;
 use common::writers::mess_from_four;
-use common::{FileSystem, KINDS, Model, Recorder, seed};
+use common::{FileSystem, KINDS, Model, Recorder, check, seed};
 
 fn runs() -> u64 {
     std::env::var("GSYNC_FUZZ_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
@@ -68,10 +68,7 @@ fn fuzz(kind: &str, mode: Mode) {
                     client = recorder.follow(&brick, &state);
                 }
             }
-            client.barrier();
-            model.read(&client.journal);
-            model.assert_equals_disk(&brick);
-            model.assert_data_announced(&brick);
+            check(&mut model, &mut client, &brick);
         }
         eprintln!("{kind} {mode:?}: {} records, {} parked", model.records, model.parks);
         recorder.stop();
@@ -135,10 +132,6 @@ fn directories_move_while_they_are_crawled() {
         std::fs::rename(place("l", number), place("r", number)).unwrap();
     }
     let crawling = recorder.admin().status()[0].crawling;
-    client.barrier();
-    let mut model = Model::default();
-    model.read(&client.journal);
-    model.assert_equals_disk(&brick);
-    model.assert_data_announced(&brick);
+    check(&mut Model::default(), &mut client, &brick);
     assert!(crawling, "the crawl had ended before the moves did");
 }

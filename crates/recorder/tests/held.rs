@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use common::writers::{mess, mess_from_four};
-use common::{Client, FileSystem, Holders, KINDS, Model, seed, wait_for};
+use common::writers::{mess, mess_from_four, mess_until};
+use common::{Client, FileSystem, Holders, KINDS, Model, check, seed, wait_for};
 
 fn rounds() -> u64 {
     std::env::var("GSYNC_FUZZ_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
@@ -17,14 +17,6 @@ fn rounds() -> u64 {
 
 fn ops() -> usize {
     std::env::var("GSYNC_FUZZ_OPS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
-}
-
-/// What a consumer believes must be what is on the disk.
-fn check(model: &mut Model, client: &mut Client, brick: &Path) {
-    client.barrier();
-    model.read(&client.journal);
-    model.assert_equals_disk(brick);
-    model.assert_data_announced(brick);
 }
 
 /// The recorder is killed at any moment under load. The next one goes on where it was.
@@ -46,16 +38,7 @@ fn killed_under_load_it_goes_on_without_a_crawl() {
             recorder.attach(&brick, &state);
             let until = Instant::now() + Duration::from_millis(random.u64(..900));
             std::thread::scope(|scope| {
-                for thread in 0..3u64 {
-                    let (brick, outside) = (&brick, &outside);
-                    scope.spawn(move || {
-                        let mut number = 0;
-                        while Instant::now() < until {
-                            mess(brick, outside, 20, seed ^ round << 20 ^ thread << 10 ^ number);
-                            number += 1;
-                        }
-                    });
-                }
+                scope.spawn(|| mess_until(&brick, &outside, until, seed ^ round << 20));
                 scope.spawn(|| {
                     std::thread::sleep(until.saturating_duration_since(Instant::now()) * 2 / 3);
                     assert_eq!(recorder.crawls(), 0, "{kind} round {round}");

@@ -22,6 +22,14 @@ pub fn seed(what: &str) -> u64 {
     seed
 }
 
+/// What a consumer believes once the recorder has caught up must be what is on the disk.
+pub fn check(model: &mut Model, client: &mut Client, brick: &std::path::Path) {
+    client.barrier();
+    model.read(&client.journal);
+    model.assert_equals_disk(brick);
+    model.assert_data_announced(brick);
+}
+
 /// Waits until `done`, or panics.
 pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);

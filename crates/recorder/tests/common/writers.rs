@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -22,6 +23,21 @@ pub fn mess_from_four(brick: &Path, outside: &Path, count: usize, seed: u64) {
     std::thread::scope(|scope| {
         for thread in 0..4u64 {
             scope.spawn(move || mess(brick, outside, count / 4, seed.wrapping_mul(31).wrapping_add(thread)));
+        }
+    });
+}
+
+/// The same from three threads until a time.
+pub fn mess_until(brick: &Path, outside: &Path, until: Instant, seed: u64) {
+    std::thread::scope(|scope| {
+        for thread in 0..3u64 {
+            scope.spawn(move || {
+                let mut number = 0;
+                while Instant::now() < until {
+                    mess(brick, outside, 20, seed ^ thread << 10 ^ number);
+                    number += 1;
+                }
+            });
         }
     });
 }
