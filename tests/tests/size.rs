@@ -27,7 +27,7 @@ const CONTENT_EVERY: usize = 10;
 const CHANGES: usize = 500;
 
 /// What each process may use at its peak.
-const MEMORY_MAX_KIB: u64 = 256 << 10;
+const MEMORY_MAX_BYTES: u64 = 256 << 20;
 
 /// How much more a change in the largest tree may cost than in the smallest, in CPU time.
 const COST_FACTOR_MAX: f64 = 3.0;
@@ -42,7 +42,7 @@ struct Cost {
     files: usize,
     first_copy: Duration,
     /// Peak resident memory of recorder, worker, agent.
-    peak_kib: [u64; 3],
+    peak_bytes: [u64; 3],
     /// CPU time of the three processes together, for one change.
     change_cpu: Duration,
     /// From the change to its sight on the secondary, median.
@@ -60,12 +60,6 @@ fn fill(dir: &Path, count: usize) -> std::io::Result<()> {
         fs::write(below.join(format!("file-{number}")), content)?;
     }
     Ok(())
-}
-
-fn peak_kib(process: &Process) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 /// The measured processes that run; not the doors, and not what keeps the recorder's queue.
@@ -137,21 +131,20 @@ fn measure(files: usize) -> anyhow::Result<Cost> {
     let running = processes(&deployment);
     let (change_cpu, change_latency) = change_one_by_one(&session, &running, files)?;
     session.settle(LIMIT)?;
-    let peak = |processes: [Process; 3]| processes.map(|process| peak_kib(&process));
-    let peak_kib = peak(running);
+    let peak_bytes = running.map(|process| process.peak_memory_bytes());
     let listings = Listings::watch(mounted.root())?;
     let restart = restart(&deployment, &session)?;
     for (program, count) in listings.take() {
         assert!(count <= OWN_LISTINGS_MAX, "{program} listed {count} directories at its start");
     }
     session.must_be_equal()?;
-    Ok(Cost { files, first_copy, peak_kib, change_cpu, change_latency, restart })
+    Ok(Cost { files, first_copy, peak_bytes, change_cpu, change_latency, restart })
 }
 
 fn compare(sizes: &[usize]) -> anyhow::Result<()> {
     let costs = sizes.iter().map(|files| measure(*files)).collect::<anyhow::Result<Vec<Cost>>>()?;
     for cost in &costs {
-        let mib = cost.peak_kib.map(|kib| kib >> 10);
+        let mib = cost.peak_bytes.map(|bytes| bytes >> 20);
         eprintln!(
             "{} files: first copy {:.1?}; a change costs {:.0?} of CPU and is there after {:.1?}; \
              a start takes {:.1?}; peak MiB of recorder, worker, agent: {mib:?}",
@@ -159,8 +152,8 @@ fn compare(sizes: &[usize]) -> anyhow::Result<()> {
         );
     }
     for cost in &costs {
-        for (program, peak) in PROGRAMS.iter().zip(cost.peak_kib) {
-            assert!(peak <= MEMORY_MAX_KIB, "{program} used {peak} KiB with {} files", cost.files);
+        for (program, peak) in PROGRAMS.iter().zip(cost.peak_bytes) {
+            assert!(peak <= MEMORY_MAX_BYTES, "{program} used {peak} bytes with {} files", cost.files);
         }
     }
     let [first, .., last] = costs.as_slice() else { return Ok(()) };
